@@ -1,0 +1,209 @@
+"""Safe writing: what clotseg publishes is whole or not there.
+
+An artifact is a folder with a `manifest.json`. It is built beside its final place, flushed to disk, and
+renamed into place in one step, so a reader never sees a half of it and a killed writer harms nothing. The
+manifest is written last and carries the stage's key: the hash of all that decides the artifact's bytes.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from clotseg.errors import CorruptArtifactError, DataError, EnvironmentProblem
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=path) from error
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and no spare space: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def stage_key(stage: str, code_version: int, configuration: object, inputs: object) -> str:
+    """The hash of what decides a stage's bytes: its code version, its part of the configuration, its inputs.
+
+    How many workers ran it, on what device, or where the project lies must not be among the arguments.
+    """
+    identity = canonical_json([FORMAT, stage, code_version, configuration, inputs])
+    return hashlib.sha256(identity.encode()).hexdigest()
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes a JSON file in one step: beside its place, flushed, renamed."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(
+        json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8"
+    )
+    replace_file(temporary, path)
+
+
+def replace_file(temporary: Path, path: Path) -> None:
+    """Flushes a finished file and renames it over `path`; after a crash the old or the new one is there."""
+    _flush(temporary)
+    temporary.replace(path)
+    _flush(path.parent)
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file that clotseg wrote.
+
+    Raises:
+        CorruptArtifactError: it is missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CorruptArtifactError(f"is not a readable JSON file ({error})", where=path) from error
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of an artifact, or None where no artifact is.
+
+    Raises:
+        CorruptArtifactError: the manifest is damaged or of another format version.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        return None
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise CorruptArtifactError(
+            f"is not a manifest of format {FORMAT}", where=path, fix="make the stage again with `force`"
+        )
+    return manifest
+
+
+def outputs_intact(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether each output in the manifest is there with the size it was written with (a quick check)."""
+    sizes = {name: entry["bytes"] for name, entry in manifest["outputs"].items()}
+    return all(
+        (folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items()
+    )
+
+
+def describe_outputs(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
+    """Size in bytes and SHA-256 of each named file, as manifests carry them."""
+    return {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": digest_file(folder / name)}
+        for name in names
+    }
+
+
+@contextmanager
+def publish(target: Path) -> Iterator[Path]:
+    """Gives an empty folder to build an artifact in, and renames it to `target` when the block ends well.
+
+    Leftovers of killed builds are removed first. When the block raises, the new folder is removed and what
+    was at `target` stays as it was.
+
+    Raises:
+        EnvironmentProblem: the disk is full or refuses the write.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    building = target.with_name(f".{target.name}.building")
+    replaced = target.with_name(f".{target.name}.replaced")
+    recover(target)
+    building.mkdir()
+    try:
+        yield building
+        for folder, _, files in os.walk(building, topdown=False):
+            for name in files:
+                _flush(Path(folder, name))
+            _flush(Path(folder))
+        if target.exists():
+            target.rename(replaced)
+        building.rename(target)
+        _flush(target.parent)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"could not be written ({error.strerror or error})",
+            where=target,
+            fix="free disk space or mend the folder's permissions, then run the command again",
+        ) from error
+    finally:
+        recover(target)
+
+
+def recover(target: Path) -> None:
+    """Undoes what a killed `publish` left behind: a half-built folder, or an old one not yet replaced."""
+    building = target.with_name(f".{target.name}.building")
+    replaced = target.with_name(f".{target.name}.replaced")
+    if replaced.exists() and not target.exists():
+        replaced.rename(target)
+    for leftover in (building, replaced):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+
+
+@contextmanager
+def project_lock(folder: Path) -> Iterator[None]:
+    """Keeps two writers of one folder apart; the operating system frees it when its holder dies.
+
+    Raises:
+        EnvironmentProblem: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise EnvironmentProblem(
+            "another clotseg is writing here", where=folder, fix="wait for it to end, or stop it"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class DigestCache:
+    """Digests of input files, remembered by size and modification time so that a rerun reads no volume.
+
+    The cache is a convenience: deleting its file only costs time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[str, list[Any]] = {}
+        with suppress(CorruptArtifactError, AttributeError):
+            self._known = dict(read_json(path).items())
+
+    def digest(self, file: Path, name: str) -> str:
+        """SHA-256 of `file`, remembered under `name`."""
+        status = file.stat()
+        stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
+        known = self._known.get(name)
+        if known is None or known[:3] != stamp:
+            known = [*stamp, digest_file(file)]
+            self._known[name] = known
+        return str(known[3])
+
+    def save(self) -> None:
+        """Writes the cache."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self._path, self._known)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,238 @@
+"""Settings as data: defaults, then `clotseg.toml`, then flags; checked once, frozen afterwards.
+
+Sections that decide the bytes of an output (`split`, `slice`, `feed`, `augment`, `network`, `train`, `test`)
+stand apart from `runtime`, which only decides how fast it is made and never enters a stage's key.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from clotseg.errors import ConfigError
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+WindowHU = tuple[float, float]
+Limits = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitConfig:
+    """How patients are shared out: ceil(train_perc · N) train, floor(val_perc · N) validate, rest test."""
+
+    train_perc: Fraction = 0.6
+    val_perc: Fraction = 0.2
+    seed: Seed = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SliceConfig:
+    """How HU become 8-bit slices. Windows are [low, high] in HU; `slices_per_shard` rounds to whole cases."""
+
+    cta_window_hu: WindowHU = (-50.0, 450.0)
+    ncct_window_hu: WindowHU = (0.0, 100.0)
+    slices_per_shard: Count = 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeedConfig:
+    """The square that slices are centre-padded to, in pixels; `auto` is the smallest that holds them all."""
+
+    size: Count | Literal["auto"] = 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentConfig:
+    """Augmentation: with `probability` a slice is augmented at all, then each transform by its own."""
+
+    probability: Probability = 0.8
+    horizontal_flip: Probability = 0.5
+    vertical_flip: Probability = 0.5
+    brightness_contrast: Probability = 0.5
+    brightness_limit: Limits = (-0.2, 0.2)
+    contrast_limit: Limits = (-0.2, 0.2)
+    gamma: Probability = 0.5
+    gamma_limit: Limits = (0.8, 1.2)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkConfig:
+    """The U-Net: `filters` at full resolution, doubled at each of `depth` halvings."""
+
+    filters: Count = 32
+    depth: Annotated[int, Field(ge=1, le=7)] = 4
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    l2: NotNegative = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """The optimisation. `train_samples` slices are drawn per epoch; `all` is one pass over the cohort."""
+
+    epochs: Count = 100
+    batch_size: Count = 20
+    learning_rate: Positive = 5e-4
+    train_samples: Count | Literal["all"] = "all"
+    dice_smooth: Positive = 1.0
+    seed: Seed = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TestConfig:
+    """Scoring: a pixel is clot at `threshold` or more; intervals from `bootstrap_samples` resamples."""
+
+    __test__ = False
+
+    threshold: Fraction = 0.5
+    bootstrap_samples: Count = 2000
+    seed: Seed = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RuntimeConfig:
+    """How fast, not what: devices, logical CPU replicas for trying out distribution, DALI threads."""
+
+    gpus: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    replicas: Count = 1
+    threads: Count | Literal["auto"] = "auto"
+    prefetch: Count = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """All settings of a project."""
+
+    split: SplitConfig = field(default_factory=SplitConfig)
+    slice: SliceConfig = field(default_factory=SliceConfig)
+    feed: FeedConfig = field(default_factory=FeedConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    test: TestConfig = field(default_factory=TestConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+
+def load_config(file: Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Defaults, then the file where there is one, then `overrides`.
+
+    Args:
+        file: a TOML file; it may be absent.
+        overrides: flags by dotted name, such as `{"train.epochs": 5}`; those that are None are left out.
+
+    Raises:
+        ConfigError: the file is not TOML, a key is unknown (the nearest is named), a value is not allowed.
+    """
+    settings = _read_toml(file)
+    _refuse_unknown(settings, Config(), where=file)
+    for name, value in (overrides or {}).items():
+        if value is not None:
+            section, key = name.split(".")
+            settings.setdefault(section, {})[key] = value
+    try:
+        config: Config = TypeAdapter(Config).validate_python(settings)
+    except ValidationError as error:
+        raise ConfigError(
+            "some settings cannot be used", where=file if file.exists() else "flags", details=_findings(error)
+        ) from error
+    _check_together(config)
+    return config
+
+
+def to_toml(config: Config) -> str:
+    """The settings as the text of a `clotseg.toml`."""
+    import tomli_w
+
+    return tomli_w.dumps(plain(config))
+
+
+def plain(config: object) -> dict[str, Any]:
+    """A configuration, or a section of it, as plain dictionaries, lists and scalars."""
+    if not is_dataclass(config) or isinstance(config, type):
+        raise TypeError(f"not a configuration: {config!r}")
+    return {name: _listed(value) for name, value in asdict(config).items()}
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _listed(inner) for name, inner in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"is not valid TOML ({error})", where=file) from error
+
+
+def _refuse_unknown(settings: Mapping[str, Any], defaults: Any, *, where: Path, prefix: str = "") -> None:
+    known = [entry.name for entry in fields(defaults)]
+    for name, value in settings.items():
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean `{prefix}{nearest[0]}`?" if nearest else f"known here: {', '.join(known)}"
+            raise ConfigError(f"unknown setting `{prefix}{name}`", where=where, fix=hint)
+        if is_dataclass(getattr(defaults, name)):
+            if not isinstance(value, dict):
+                raise ConfigError(f"`{name}` must be a section, [{name}]", where=where)
+            _refuse_unknown(value, getattr(defaults, name), where=where, prefix=f"{name}.")
+
+
+def _findings(error: ValidationError) -> list[str]:
+    """One line a setting, however many types it could have had."""
+    lines: dict[str, list[str]] = {}
+    for item in error.errors():
+        place = ".".join(str(part) for part in item["loc"][:2])
+        lines.setdefault(f"{place} = {item['input']!r}", []).append(item["msg"])
+    return [f"{place}: {', or '.join(dict.fromkeys(messages))}" for place, messages in lines.items()]
+
+
+def _check_together(config: Config) -> None:
+    """Rules that tie several settings together."""
+    problems = []
+    if config.split.train_perc + config.split.val_perc >= 1:
+        problems.append("split: train_perc + val_perc must leave something for the test cohort (below 1)")
+    for name, limits in (
+        ("slice.cta_window_hu", config.slice.cta_window_hu),
+        ("slice.ncct_window_hu", config.slice.ncct_window_hu),
+    ):
+        if not limits[0] < limits[1]:
+            problems.append(f"{name}: the low end {limits[0]} must lie below the high end {limits[1]}")
+    for name, limits in (
+        ("augment.brightness_limit", config.augment.brightness_limit),
+        ("augment.contrast_limit", config.augment.contrast_limit),
+        ("augment.gamma_limit", config.augment.gamma_limit),
+    ):
+        if not limits[0] <= limits[1]:
+            problems.append(f"{name}: the low end {limits[0]} must not lie above the high end {limits[1]}")
+    if config.augment.gamma_limit[0] <= 0:
+        problems.append("augment.gamma_limit: must be above 0")
+    step = 2**config.network.depth
+    if isinstance(config.feed.size, int) and config.feed.size % step:
+        problems.append(
+            f"feed.size = {config.feed.size}: a network of depth {config.network.depth} halves the slice "
+            f"{config.network.depth} times, so the size must be a multiple of {step}"
+        )
+    if config.train.batch_size % config.runtime.replicas:
+        problems.append(_uneven_batch(config.train.batch_size, config.runtime.replicas))
+    if problems:
+        raise ConfigError("some settings do not go together", details=problems)
+
+
+def _uneven_batch(batch_size: int, replicas: int) -> str:
+    below = batch_size // replicas * replicas
+    nearest = " or ".join(str(size) for size in (below, below + replicas) if size)
+    return (
+        f"train.batch_size = {batch_size} cannot be shared evenly by {replicas} replicas; nearest: {nearest}"
+    )

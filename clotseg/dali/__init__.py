@@ -1,0 +1,1 @@
+"""Shards in; augmented, centre-padded batches as TensorFlow tensors on the device out."""

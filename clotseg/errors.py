@@ -1,0 +1,70 @@
+"""The errors a user can meet: each says what is wrong, where and how to mend it, and has an exit code."""
+
+import signal
+from collections.abc import Iterable
+
+__all__ = [
+    "ClotsegError",
+    "ConfigError",
+    "CorruptArtifactError",
+    "DataError",
+    "EnvironmentProblem",
+    "Interrupted",
+]
+
+
+class ClotsegError(Exception):
+    """Root of every error that clotseg raises on purpose.
+
+    Args:
+        what: what is wrong, in one sentence.
+        where: the file, key or device it was found in.
+        fix: what the user can do about it.
+        details: single findings, one a line, when there are several.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self, what: str, *, where: object = None, fix: str | None = None, details: Iterable[str] = ()
+    ) -> None:
+        self.what, self.where, self.fix, self.details = what, where, fix, tuple(details)
+        head = what if where is None else f"{where}: {what}"
+        lines = [head, *(f"  - {detail}" for detail in self.details)]
+        if fix:
+            lines.append(f"  To mend it: {fix}")
+        super().__init__("\n".join(lines))
+
+
+class ConfigError(ClotsegError):
+    """A setting, flag or combination of them cannot be used."""
+
+    exit_code = 2
+
+
+class DataError(ClotsegError):
+    """The user's volumes, masks or tables are not what they must be."""
+
+    exit_code = 3
+
+
+class CorruptArtifactError(ClotsegError):
+    """Something that clotseg once wrote is damaged, foreign, or does not belong to what it is used with."""
+
+    exit_code = 4
+
+
+class EnvironmentProblem(ClotsegError):
+    """The machine lacks something: a device, a library, disk space, a permission."""
+
+    exit_code = 5
+
+
+class Interrupted(ClotsegError):
+    """SIGINT or SIGTERM arrived; the exit code is the shell's convention, 128 + signal number."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(
+            f"stopped by {signal.Signals(signal_number).name}; everything already published is whole"
+        )
+        self.exit_code = 128 + signal_number

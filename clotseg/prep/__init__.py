@@ -1,0 +1,1 @@
+"""Case folders in; cohorts, and shards of windowed slices, out."""
