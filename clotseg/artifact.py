@@ -90,6 +90,27 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
+def require_manifest(folder: Path, *, fix: str) -> dict[str, Any]:
+    """The manifest of an artifact that must be there.
+
+    Raises:
+        CorruptArtifactError: it is missing or damaged; the message ends with `fix`.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise CorruptArtifactError("is not there (no manifest)", where=folder, fix=fix)
+    return manifest
+
+
+def reusable(folder: Path, key: str) -> bool:
+    """Whether the artifact was made under this key and its files are all there."""
+    try:
+        manifest = read_manifest(folder)
+        return manifest is not None and manifest["key"] == key and outputs_intact(folder, manifest)
+    except (CorruptArtifactError, KeyError):
+        return False
+
+
 def outputs_intact(folder: Path, manifest: Mapping[str, Any]) -> bool:
     """Whether each output in the manifest is there with the size it was written with (a quick check)."""
     sizes = {name: entry["bytes"] for name, entry in manifest["outputs"].items()}
@@ -176,29 +197,32 @@ def project_lock(folder: Path) -> Iterator[None]:
 class DigestCache:
     """Digests of input files, remembered by size and modification time so that a rerun reads no volume.
 
-    The cache is a convenience: deleting its file only costs time.
+    The file is a convenience: deleting it only costs time.
+
+    Attributes:
+        digests: SHA-256 of each file added, by the name it was added under.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._known: dict[str, list[Any]] = {}
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._remembered: dict[str, list[Any]] = {}
+        self._stamped: dict[str, list[Any]] = {}
+        self.digests: dict[str, str] = {}
         with suppress(CorruptArtifactError, AttributeError):
-            self._known = dict(read_json(path).items())
+            self._remembered = dict(read_json(file).items())
 
-    def digest(self, file: Path, name: str) -> str:
-        """SHA-256 of `file`, remembered under `name`."""
-        status = file.stat()
+    def add(self, path: Path, name: str) -> None:
+        """Takes the digest of `path`, from memory where its size, time and inode are unchanged."""
+        status = path.stat()
         stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
-        known = self._known.get(name)
-        if known is None or known[:3] != stamp:
-            known = [*stamp, digest_file(file)]
-            self._known[name] = known
-        return str(known[3])
+        remembered = self._remembered.get(name)
+        known = remembered is not None and remembered[:3] == stamp
+        self.digests[name] = str(remembered[3]) if remembered and known else digest_file(path)
+        self._stamped[name] = [*stamp, self.digests[name]]
 
     def save(self) -> None:
-        """Writes the cache."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self._path, self._known)
+        """Writes the file, with what was added since it was opened."""
+        write_json(self._file, self._stamped)
 
 
 def _flush(path: Path) -> None:

@@ -172,8 +172,8 @@ def _read_toml(file: Path) -> dict[str, Any]:
         return {}
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"is not valid TOML ({error})", where=file) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"cannot be read as TOML ({error})", where=file) from error
 
 
 def _refuse_unknown(settings: Mapping[str, Any], defaults: Any, *, where: Path, prefix: str = "") -> None:

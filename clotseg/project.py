@@ -38,6 +38,11 @@ class Project:
         return self.root / "clotseg.toml"
 
     @property
+    def phantom_record(self) -> Path:
+        """What a synthetic cohort is known to hold; there only where `clotseg phantom` made the cases."""
+        return self.root / "phantom.json"
+
+    @property
     def processed(self) -> Path:
         """All that `prep` makes."""
         return self.root / "Processed"
