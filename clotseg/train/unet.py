@@ -1,0 +1,86 @@
+"""The network: slices float32 [N, size, size, channels] in 0…1 in; clot probability [N, size, size, 1] out.
+
+A U-Net (Ronneberger et al. 2015) as the reference setting has it: at each level conv 3×3 + ReLU → batch norm
+→ dropout → conv 3×3 → batch norm, max-pooling down, up-sampling and concatenation up, and a centre of two
+3×3 and two 1×1 convolutions.
+"""
+
+from typing import Any
+
+from clotseg.config import NetworkConfig
+from clotseg.errors import ConfigError
+
+Tensor = Any  # TensorFlow and Keras ship no types
+Model = Any
+
+BATCH_NORM_EPSILON = 1e-4
+
+
+def build_unet(config: NetworkConfig, *, size: int, channels: int) -> Model:
+    """A Keras model with fresh weights.
+
+    Args:
+        config: filters, depth, dropout, L2.
+        size: side of the input square in pixels, a multiple of 2**depth.
+        channels: input channels, CTA then NCCT.
+
+    Raises:
+        ConfigError: the size cannot be halved `depth` times.
+    """
+    import keras
+
+    if size % 2**config.depth:
+        raise ConfigError(
+            f"slices of {size} pixels cannot be halved {config.depth} times",
+            where="network.depth",
+            fix=f"choose a depth of {_largest_depth(size)} or less, or another feed.size",
+        )
+    image = keras.Input((size, size, channels), name="slices")
+    features, skipped = image, []
+    for level in range(config.depth):
+        features = _level(features, config.filters * 2**level, config)
+        skipped.append(features)
+        features = keras.layers.MaxPooling2D()(features)
+    features = _centre(features, config.filters * 2**config.depth, config)
+    for level in reversed(range(config.depth)):
+        features = keras.layers.UpSampling2D()(features)
+        features = keras.layers.Concatenate()([features, skipped[level]])
+        features = _level(features, config.filters * 2**level, config)
+    probability = _convolution(1, 1, config, activation="sigmoid", dtype="float32")(features)
+    return keras.Model(image, probability, name="unet")
+
+
+def _level(features: Tensor, filters: int, config: NetworkConfig) -> Tensor:
+    import keras
+
+    features = _convolution(filters, 3, config, activation="relu")(features)
+    features = _batch_norm()(features)
+    features = keras.layers.Dropout(config.dropout)(features)
+    features = _convolution(filters, 3, config)(features)
+    return _batch_norm()(features)
+
+
+def _centre(features: Tensor, filters: int, config: NetworkConfig) -> Tensor:
+    for kernel in (3, 3, 1, 1):
+        features = _convolution(filters, kernel, config, activation="relu")(features)
+        features = _batch_norm()(features)
+    return features
+
+
+def _convolution(filters: int, kernel: int, config: NetworkConfig, **options: Any) -> Any:
+    import keras
+
+    return keras.layers.Conv2D(
+        filters, kernel, padding="same", kernel_regularizer=keras.regularizers.L2(config.l2), **options
+    )
+
+
+def _batch_norm() -> Any:
+    import keras
+
+    return keras.layers.BatchNormalization(epsilon=BATCH_NORM_EPSILON)
+
+
+def _largest_depth(size: int) -> int:
+    """How often a size can be halved."""
+    return (size & -size).bit_length() - 1
