@@ -46,12 +46,16 @@ def stage_key(stage: str, code_version: int, configuration: object, inputs: obje
 
 
 def write_json(path: Path, value: object) -> None:
-    """Writes a JSON file in one step: beside its place, flushed, renamed."""
+    """Writes a JSON file in one step: beside its place, flushed, renamed.
+
+    Raises:
+        EnvironmentProblem: the disk is full or refuses the write.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(
-        json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8"
-    )
-    replace_file(temporary, path)
+    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    with _writing(path):
+        temporary.write_text(text, encoding="utf-8")
+        replace_file(temporary, path)
 
 
 def replace_file(temporary: Path, path: Path) -> None:
@@ -137,29 +141,24 @@ def publish(target: Path) -> Iterator[Path]:
     Raises:
         EnvironmentProblem: the disk is full or refuses the write.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     building = target.with_name(f".{target.name}.building")
     replaced = target.with_name(f".{target.name}.replaced")
-    recover(target)
-    building.mkdir()
-    try:
-        yield building
-        for folder, _, files in os.walk(building, topdown=False):
-            for name in files:
-                _flush(Path(folder, name))
-            _flush(Path(folder))
-        if target.exists():
-            target.rename(replaced)
-        building.rename(target)
-        _flush(target.parent)
-    except OSError as error:
-        raise EnvironmentProblem(
-            f"could not be written ({error.strerror or error})",
-            where=target,
-            fix="free disk space or mend the folder's permissions, then run the command again",
-        ) from error
-    finally:
+    with _writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
         recover(target)
+        try:
+            building.mkdir()
+            yield building
+            for folder, _, files in os.walk(building, topdown=False):
+                for name in files:
+                    _flush(Path(folder, name))
+                _flush(Path(folder))
+            if target.exists():
+                target.rename(replaced)
+            building.rename(target)
+            _flush(target.parent)
+        finally:
+            recover(target)
 
 
 def recover(target: Path) -> None:
@@ -178,16 +177,17 @@ def project_lock(folder: Path) -> Iterator[None]:
     """Keeps two writers of one folder apart; the operating system frees it when its holder dies.
 
     Raises:
-        EnvironmentProblem: another process holds it.
+        EnvironmentProblem: another process holds it, or the folder cannot be written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise EnvironmentProblem(
-            "another clotseg is writing here", where=folder, fix="wait for it to end, or stop it"
-        ) from error
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise EnvironmentProblem(
+                "another clotseg is writing here", where=folder, fix="wait for it to end, or stop it"
+            ) from error
     try:
         yield
     finally:
@@ -223,6 +223,19 @@ class DigestCache:
     def save(self) -> None:
         """Writes the file, with what was added since it was opened."""
         write_json(self._file, self._stamped)
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Tells a refused write in the user's words."""
+    try:
+        yield
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"could not be written ({error.strerror or error})",
+            where=target,
+            fix="free disk space or mend the folder's permissions, then run the command again",
+        ) from error
 
 
 def _flush(path: Path) -> None:

@@ -1,11 +1,20 @@
 """Small cohorts that tests build themselves: discs of clot on noise, with known voxels."""
 
 import csv
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from clotseg.config import Config, FeedConfig, SliceConfig
+from clotseg.console import PlainProgress
+from clotseg.prep.stages import run_prep
 from clotseg.project import Project
 
 
@@ -54,3 +63,74 @@ def write_cohort(root: Path, cases: int = 10, **options: object) -> Project:
 def cohort(tmp_path: Path) -> Project:
     """A project with ten small cases and nothing prepared."""
     return write_cohort(tmp_path / "project")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of every file below a folder but locks, by relative path."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def start_python(program: str, *arguments: object) -> subprocess.Popen[str]:
+    """Starts a Python program of its own, with pipes to talk through."""
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """The operating system refuses to let any file of this process grow beyond `size` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+ODD_SHAPES = ((32, 32, 6), (27, 30, 5), (31, 24, 7), (22, 29, 6))
+
+
+@pytest.fixture(scope="session")
+def sliced_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Ten cases with slices of four sizes, split and sliced into several shards. Copy it to change it."""
+    project = Project(tmp_path_factory.mktemp("sliced") / "project")
+    for number in range(10):
+        write_case(project, f"case_{number:02d}", shape=ODD_SHAPES[number % 4], clot=number != 9)
+    config = Config(slice=SliceConfig(slices_per_shard=8), feed=FeedConfig(size=32))
+    run_prep(project, config, PlainProgress())
+    return project
+
+
+def clotseg_command(*arguments: object) -> list[str]:
+    """The installed command, as a user's shell would start it."""
+    return [str(Path(sys.executable).with_name("clotseg")), *map(str, arguments)]
+
+
+def run_clotseg(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end; its output is captured, so it sees no terminal."""
+    return subprocess.run(
+        clotseg_command(*arguments),
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+
+
+def modified_times(folder: Path) -> dict[str, int]:
+    """When each file under a folder but the locks was last written, in ns, by relative path."""
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_mtime_ns
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }

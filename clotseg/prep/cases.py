@@ -98,8 +98,8 @@ def find_cases(project: Project) -> list[Case]:
 def _case(project: Project, name: str, row: dict[str, Any]) -> Case:
     return Case(
         name=name,
-        patient=row.get("patient") or name,
-        site=row.get("site") or "",
+        patient=(row.get("patient") or "").strip() or name,
+        site=(row.get("site") or "").strip(),
         spacing_mm=row.get("spacing_mm"),
         cta=project.volumes / f"{name}{CTA_SUFFIX}",
         ncct=project.volumes / f"{name}{NCCT_SUFFIX}",
@@ -167,14 +167,14 @@ def check_case(case: Case, *, largest_slice: int | None) -> CheckedCase:
 
 
 def open_volume(path: Path) -> Volume:
-    """Maps a `.npy` file; nothing in it is unpickled.
+    """Maps a `.npy` file; nothing in it is unpickled, since a map of objects cannot be.
 
     Raises:
         DataError: it cannot be read, or does not hold a plain array.
     """
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
-    except (OSError, ValueError, EOFError) as error:
+        return np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # NumPy's header parser lets out tokenizer, syntax and overflow errors too
         raise DataError(f"is not a readable .npy array ({error})", where=path.name) from error
 
 
@@ -216,7 +216,7 @@ def _read_cases_csv(path: Path, names: list[str]) -> dict[str, dict[str, Any]]:
         return {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
+            reader = csv.DictReader(stream, skipinitialspace=True)
             columns = set(reader.fieldnames or ())
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -145,9 +145,9 @@ def _case(folder: Path, name: str, facts: dict[str, Any]) -> CheckedCase:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A hard link, or a copy where the file system refuses links."""
+    """A hard link, or a copy where the file system refuses links; of a symbolic link, to what it names."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.link(source, target)
+        os.link(source.resolve(), target)
     except OSError:
         shutil.copyfile(source, target)

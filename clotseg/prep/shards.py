@@ -13,8 +13,10 @@ Record k of a cohort has uid k, and a case is never shared out between shards.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from clotseg.config import SliceConfig
 from clotseg.prep.cases import Case, CheckedCase
@@ -76,12 +78,13 @@ def write_shard(folder: Path, shard: Shard, config: SliceConfig) -> Iterator[Cas
     """Writes a shard and its index into `folder`; yields each case when its slices are written.
 
     One case is held in memory at a time.
-    """
-    import tensorflow as tf
 
+    Raises:
+        OSError: the disk is full or refuses the write.
+    """
     uid, offset = shard.first_uid, 0
     with (
-        tf.io.TFRecordWriter(str(folder / shard.name)) as records,
+        _record_writer(folder / shard.name) as records,
         (folder / shard.index_name).open("w", encoding="ascii") as index,
     ):
         for case in shard.cases:
@@ -93,6 +96,18 @@ def write_shard(folder: Path, shard: Shard, config: SliceConfig) -> Iterator[Cas
                 offset += len(record) + FRAMING_BYTES
                 uid += 1
             yield case
+
+
+@contextmanager
+def _record_writer(file: Path) -> Iterator[Any]:
+    """TensorFlow's writer, its own kinds of error told as the OSError that they stand for."""
+    import tensorflow as tf
+
+    try:
+        with tf.io.TFRecordWriter(str(file)) as records:
+            yield records
+    except tf.errors.OpError as error:
+        raise OSError(error.message) from error
 
 
 def encode_slice(image: Bytes, mask: Bytes, *, case: str, number: int, uid: int) -> bytes:

@@ -22,8 +22,8 @@ def window_to_uint8(hu: Volume, window_hu: WindowHU) -> Bytes:
         window_hu: (low, high) in HU.
     """
     low, high = window_hu
-    scaled = (hu.astype(np.float64) - low) * (255.0 / (high - low))
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    inside = np.clip(hu.astype(np.float64), low, high)
+    return np.rint((inside - low) * 255.0 / (high - low)).astype(np.uint8)
 
 
 def windowed_slices(case: Case, config: SliceConfig) -> Bytes:
