@@ -21,8 +21,9 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-WindowHU = tuple[float, float]
-Limits = tuple[float, float]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+WindowHU = tuple[Finite, Finite]
+Limits = tuple[Finite, Finite]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,12 +67,19 @@ class AugmentConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NetworkConfig:
-    """The U-Net: `filters` at full resolution, doubled at each of `depth` halvings."""
+    """The U-Net: `filters` at full resolution, doubled at each of `depth` halvings.
+
+    `initial_probability` is what the untrained network takes each pixel to be clot with. Clots fill far less
+    than 1 % of a slice, and from a low value on soft Dice is not lost on the background first (the prior of
+    Lin et al. 2017, Focal Loss for Dense Object Detection, section 4.1).
+    """
 
     filters: Count = 32
     depth: Annotated[int, Field(ge=1, le=7)] = 4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     l2: NotNegative = 1e-4
+    batch_norm_momentum: Fraction = 0.9
+    initial_probability: Fraction = 0.02
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -55,7 +55,8 @@ def draw(config: AugmentConfig) -> Parameters:
         return augmented * fn.random.coin_flip(probability=probability)
 
     def amount(on: DataNode, limits: tuple[float, float], neutral: float) -> DataNode:
-        drawn = fn.random.uniform(range=list(limits))
+        # Scaled here, since DALI refuses a range whose ends are equal.
+        drawn = limits[0] + (limits[1] - limits[0]) * fn.random.uniform(range=[0.0, 1.0])
         return fn.cast(neutral + on * (drawn - neutral), dtype=types.FLOAT)
 
     changes_levels = switch(config.brightness_contrast)
@@ -79,7 +80,8 @@ def transform(images: DataNode, masks: DataNode, parameters: Parameters) -> tupl
     images = fn.cast(math.floor(levels), dtype=types.UINT8)
     if parameters.gamma != 1.0:
         # Double precision, as NumPy's: in single precision the truncation would tip a few pixels by a level.
-        relative = fn.cast(images, dtype=types.FLOAT64) * (1.0 / LARGEST_GREY)
+        # DALI holds constants in single precision, which is exact for 255 but not for 1/255.
+        relative = fn.cast(images, dtype=types.FLOAT64) / LARGEST_GREY
         levels = math.pow(relative, fn.cast(parameters.gamma, dtype=types.FLOAT64)) * LARGEST_GREY
         images = fn.cast(math.floor(levels), dtype=types.UINT8)
     return images, masks

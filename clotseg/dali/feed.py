@@ -77,8 +77,8 @@ def open_cohort(folder: Path, manifest: dict[str, Any]) -> SlicedCohort:
 
 def _read_index(index: Path, shard: Path, records: int) -> NDArray[np.int64]:
     try:
-        offsets = np.loadtxt(index, dtype=np.int64, ndmin=2)
-    except (OSError, ValueError) as error:
+        offsets = np.array(index.read_text(encoding="ascii").split(), np.int64).reshape(-1, 2)
+    except (OSError, ValueError, OverflowError) as error:
         raise CorruptArtifactError(f"is not a DALI index ({error})", where=index) from error
     ends = offsets.sum(axis=1)
     contiguous = len(offsets) and offsets[0, 0] == 0 and np.array_equal(offsets[1:, 0], ends[:-1])

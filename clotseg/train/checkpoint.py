@@ -5,6 +5,7 @@ written last and names weights of its own epoch, so a killed save leaves the ear
 are read with `load_weights` alone: nothing in a checkpoint is ever executed.
 """
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from clotseg import artifact
 from clotseg.config import NetworkConfig, SliceConfig, plain
-from clotseg.errors import CorruptArtifactError, DataError
+from clotseg.errors import ConfigError, CorruptArtifactError, DataError
 from clotseg.train.unet import Model, build_unet
 
 DESCRIPTION = "network.json"
@@ -102,7 +103,8 @@ def load_checkpoint(folder: Path) -> tuple[Model, Description]:
     """Rebuilds the network and reads its weights.
 
     Raises:
-        CorruptArtifactError: the weights are missing, changed since they were saved, or of another network.
+        CorruptArtifactError: the weights are missing, changed since they were saved, or of another network,
+            or the description is of none.
     """
     description = read_description(folder)
     weights = folder / description.weights
@@ -114,9 +116,17 @@ def load_checkpoint(folder: Path) -> tuple[Model, Description]:
             where=weights,
             fix="use another checkpoint, or train again",
         )
-    model = build_unet(description.network, size=description.size, channels=description.channels)
     try:
-        model.load_weights(weights)
-    except (OSError, ValueError, KeyError) as error:
+        model = build_unet(description.network, size=description.size, channels=description.channels)
+    except ConfigError as error:
+        raise CorruptArtifactError(
+            f"describes a network that cannot be built ({error.what})", where=folder / DESCRIPTION
+        ) from error
+    try:
+        with warnings.catch_warnings():
+            # Keras only warns where it leaves a layer with its fresh weights.
+            warnings.simplefilter("error", UserWarning)
+            model.load_weights(weights)
+    except (OSError, ValueError, KeyError, UserWarning) as error:
         raise CorruptArtifactError(f"the weights do not fit the network ({error})", where=weights) from error
     return model, description

@@ -80,7 +80,9 @@ def _share_out_cpu(replicas: int) -> None:
 
     cpu = tf.config.list_physical_devices("CPU")[0]
     wanted = [tf.config.LogicalDeviceConfiguration() for _ in range(replicas)]
-    if tf.config.get_logical_device_configuration(cpu) != wanted:
+    # TensorFlow says None where nothing was ever set, which is one device.
+    present = tf.config.get_logical_device_configuration(cpu) or [tf.config.LogicalDeviceConfiguration()]
+    if present != wanted:
         tf.config.set_logical_device_configuration(cpu, wanted)
 
 

@@ -5,6 +5,7 @@ A U-Net (Ronneberger et al. 2015) as the reference setting has it: at each level
 3×3 and two 1×1 convolutions.
 """
 
+import math
 from typing import Any
 
 from clotseg.config import NetworkConfig
@@ -46,7 +47,10 @@ def build_unet(config: NetworkConfig, *, size: int, channels: int) -> Model:
         features = keras.layers.UpSampling2D()(features)
         features = keras.layers.Concatenate()([features, skipped[level]])
         features = _level(features, config.filters * 2**level, config)
-    probability = _convolution(1, 1, config, activation="sigmoid", dtype="float32")(features)
+    odds = config.initial_probability / (1 - config.initial_probability)
+    prior = keras.initializers.Constant(math.log(odds))
+    head = _convolution(1, 1, config, activation="sigmoid", dtype="float32", bias_initializer=prior)
+    probability = head(features)
     return keras.Model(image, probability, name="unet")
 
 
@@ -54,16 +58,16 @@ def _level(features: Tensor, filters: int, config: NetworkConfig) -> Tensor:
     import keras
 
     features = _convolution(filters, 3, config, activation="relu")(features)
-    features = _batch_norm()(features)
+    features = _batch_norm(config)(features)
     features = keras.layers.Dropout(config.dropout)(features)
     features = _convolution(filters, 3, config)(features)
-    return _batch_norm()(features)
+    return _batch_norm(config)(features)
 
 
 def _centre(features: Tensor, filters: int, config: NetworkConfig) -> Tensor:
     for kernel in (3, 3, 1, 1):
         features = _convolution(filters, kernel, config, activation="relu")(features)
-        features = _batch_norm()(features)
+        features = _batch_norm(config)(features)
     return features
 
 
@@ -75,10 +79,10 @@ def _convolution(filters: int, kernel: int, config: NetworkConfig, **options: An
     )
 
 
-def _batch_norm() -> Any:
+def _batch_norm(config: NetworkConfig) -> Any:
     import keras
 
-    return keras.layers.BatchNormalization(epsilon=BATCH_NORM_EPSILON)
+    return keras.layers.BatchNormalization(momentum=config.batch_norm_momentum, epsilon=BATCH_NORM_EPSILON)
 
 
 def _largest_depth(size: int) -> int:

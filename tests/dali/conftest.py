@@ -1,0 +1,70 @@
+"""What the shards hold, as TensorFlow's own reader gives it, and slices for augmentation."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from clotseg.dali.feed import FeedSettings, SlicedCohort, open_cohort
+from clotseg.prep.stages import read_sliced
+from clotseg.project import Project
+
+# albumentations asks the network for updates when it is imported without this.
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+
+SIZE = 48
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A training cohort, and the slices its records hold by uid, in the order of the files."""
+
+    cohort: SlicedCohort
+    images: list[NDArray[np.uint8]]
+    masks: list[NDArray[np.uint8]]
+
+    def padded(self, uids: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What a batch of these records must be without augmentation, made with NumPy."""
+        images = np.stack([centred(self.images[uid]) for uid in uids]).astype(np.float32) / 255
+        masks = np.stack([centred(self.masks[uid][..., np.newaxis]) for uid in uids]).astype(np.float32)
+        return images, masks
+
+
+def centred(picture: NDArray[np.uint8], size: int = SIZE) -> NDArray[np.uint8]:
+    """The picture amid zeros; where it cannot be amid, it lies one pixel nearer to the top or left."""
+    canvas = np.zeros((size, size, picture.shape[2]), np.uint8)
+    top, left = (size - picture.shape[0]) // 2, (size - picture.shape[1]) // 2
+    canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return canvas
+
+
+def settings(replicas: int = 1, *, size: int = SIZE, threads: int = 1) -> FeedSettings:
+    """A feed on the CPU."""
+    return FeedSettings(size=size, gpus=(None,) * replicas, threads=threads, prefetch=2)
+
+
+def read_records(shards: list[Path]) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
+    """Images [row, column, channel] and masks [row, column] as TensorFlow's own reader finds them."""
+    import tensorflow as tf
+
+    images, masks = [], []
+    for record in tf.data.TFRecordDataset([str(shard) for shard in shards]):
+        feature = tf.train.Example.FromString(record.numpy()).features.feature
+        shape = feature["shape"].int64_list.value
+        assert feature["uid"].int64_list.value == [len(images)]
+        images.append(np.frombuffer(feature["image"].bytes_list.value[0], np.uint8).reshape(shape))
+        masks.append(np.frombuffer(feature["mask"].bytes_list.value[0], np.uint8).reshape(shape[:2]))
+    return images, masks
+
+
+@pytest.fixture(scope="session")
+def recorded(sliced_project: Project) -> Recorded:
+    """The training cohort of `sliced_project`."""
+    cohort = open_cohort(sliced_project.sliced / "Training", read_sliced(sliced_project, "Training"))
+    images, masks = read_records(list(cohort.shards))
+    assert len({image.shape for image in images}) > 1
+    assert len(cohort.shards) > 1
+    return Recorded(cohort, images, masks)

@@ -1,0 +1,301 @@
+"""The feed: each slice when it is due, once; the same global batches for any number of replicas."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from clotseg.config import AugmentConfig
+from clotseg.dali.feed import (
+    EpochPlan,
+    Feed,
+    SlicedCohort,
+    _to_tensorflow,
+    open_cohort,
+    padded_size,
+    plan_pass,
+    plan_training,
+)
+from clotseg.dali.pipeline import slice_pipeline
+from clotseg.errors import CorruptArtifactError
+from clotseg.prep.shards import index_name
+from clotseg.prep.stages import read_sliced
+from clotseg.project import Project
+from tests.dali.conftest import SIZE, Recorded, settings
+
+ALWAYS = AugmentConfig(probability=1.0, brightness_contrast=1.0, gamma=1.0)
+
+shard_sizes = st.lists(st.integers(1, 12), min_size=1, max_size=5)
+batches = st.tuples(st.integers(1, 5), st.integers(1, 3))  # slices a replica, replicas
+
+
+def cohort_of(sizes: list[int]) -> SlicedCohort:
+    """A cohort with so many records in each shard; there are no files."""
+    return SlicedCohort(
+        shards=tuple(Path(f"shard-{number}") for number in range(len(sizes))),
+        offsets=tuple(np.stack([np.arange(size) * 10, np.full(size, 10)], axis=1) for size in sizes),
+        case_of=np.repeat(np.arange(len(sizes)), sizes),
+        case_names=tuple(f"case_{number}" for number in range(len(sizes))),
+    )
+
+
+def counted(plan: EpochPlan) -> list[int]:
+    """The uids that count, in the order of the global batches."""
+    return [int(uid) for uid, weight in zip(plan.uids.ravel(), plan.weights.ravel(), strict=True) if weight]
+
+
+@given(sizes=shard_sizes, batch=batches)
+def test_a_pass_counts_every_slice_exactly_once_and_repeats_weigh_nothing(
+    sizes: list[int], batch: tuple[int, int]
+) -> None:
+    each, replicas = batch
+    plan = plan_pass(cohort_of(sizes), batch_size=each * replicas, replicas=replicas)
+    assert counted(plan) == list(range(sum(sizes)))
+    assert plan.uids.shape == plan.weights.shape == (-(-sum(sizes) // (each * replicas)), replicas, each)
+    assert set(np.unique(plan.weights)) <= {0, 1}
+    assert plan.uids.max() < sum(sizes), "a repeat is a record that exists"
+
+
+@given(
+    sizes=shard_sizes,
+    batch=batches,
+    samples=st.integers(1, 90),
+    seed=st.integers(0, 9),
+    epoch=st.integers(1, 9),
+)
+def test_training_takes_each_slice_once_before_any_comes_up_again(
+    sizes: list[int], batch: tuple[int, int], samples: int, seed: int, epoch: int
+) -> None:
+    each, replicas = batch
+    plan = plan_training(
+        cohort_of(sizes),
+        samples=samples,
+        batch_size=each * replicas,
+        replicas=replicas,
+        seed=seed,
+        epoch=epoch,
+    )
+    order = counted(plan)
+    assert len(order) == samples
+    for start in range(0, samples, sum(sizes)):
+        part = order[start : start + sum(sizes)]
+        assert len(set(part)) == len(part)
+    times = Counter(order)
+    assert max(times.values()) - min(times.get(uid, 0) for uid in range(sum(sizes))) <= 1
+
+
+def training_order(*, replicas: int = 1, samples: int = 40, seed: int = 1, epoch: int = 1) -> list[int]:
+    cohort = cohort_of([10, 12, 8, 10])
+    plan = plan_training(cohort, samples=samples, batch_size=8, replicas=replicas, seed=seed, epoch=epoch)
+    return counted(plan)
+
+
+@pytest.mark.parametrize("replicas", [2, 4, 8])
+def test_the_order_does_not_depend_on_the_replicas(replicas: int) -> None:
+    assert training_order(replicas=replicas) == training_order()
+
+
+def test_seed_and_epoch_change_the_order_and_the_same_two_repeat_it() -> None:
+    orders = [training_order(seed=seed, epoch=epoch) for seed in (1, 2) for epoch in (1, 2)]
+    assert len({tuple(order) for order in orders}) == 4
+    assert training_order(seed=2, epoch=1) == orders[2]
+
+
+def test_a_second_pass_of_an_epoch_has_another_order() -> None:
+    order = training_order(samples=80)
+    assert order[:40] != order[40:]
+    assert sorted(order[40:]) == list(range(40))
+
+
+def test_shards_are_read_one_after_the_other_in_random_order_and_shuffled_within() -> None:
+    shard_of = np.repeat([0, 1, 2, 3], [10, 12, 8, 10])
+    visits = set()
+    for epoch in range(1, 9):
+        order = training_order(epoch=epoch)
+        shards = shard_of[order]
+        stretches = shards[np.flatnonzero(np.diff(shards, prepend=-1))]
+        assert sorted(stretches) == [0, 1, 2, 3], "each shard is one stretch of the order"
+        assert any(np.diff(order)[np.diff(shards) == 0] != 1)
+        visits.add(tuple(stretches))
+    assert len(visits) > 1
+
+
+@pytest.mark.parametrize(("largest", "size"), [(1, 16), (16, 16), (17, 32), (240, 240), (250, 256)])
+def test_the_square_is_the_smallest_multiple_of_16_that_holds_the_slices(largest: int, size: int) -> None:
+    assert padded_size(largest) == size
+
+
+def gather(
+    cohort: SlicedCohort, plan: EpochPlan, **options: Any
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """All that a feed yields, in the order of the global batches: images, masks, uids."""
+    replicas = plan.uids.shape[1]
+    parts = [batch for step in Feed(cohort, plan, settings(replicas), **options) for batch in step]
+    return (
+        np.concatenate([part.images.numpy() for part in parts]),
+        np.concatenate([part.masks.numpy() for part in parts]),
+        np.concatenate([part.uids for part in parts]),
+    )
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_the_feed_yields_exactly_what_was_planned(recorded: Recorded, replicas: int) -> None:
+    plan = plan_training(recorded.cohort, samples=50, batch_size=6, replicas=replicas, seed=3, epoch=2)
+    images, masks, uids = gather(recorded.cohort, plan)
+    np.testing.assert_array_equal(uids, plan.uids.ravel())
+    expected_images, expected_masks = recorded.padded(uids)
+    np.testing.assert_allclose(images, expected_images, rtol=2e-7, atol=0)
+    np.testing.assert_array_equal(masks, expected_masks)
+
+
+def test_two_replicas_share_the_very_batch_that_one_would_get(recorded: Recorded) -> None:
+    alone, shared = (
+        gather(
+            recorded.cohort,
+            plan_training(recorded.cohort, samples=36, batch_size=6, replicas=replicas, seed=3, epoch=2),
+        )
+        for replicas in (1, 2)
+    )
+    for one, two in zip(alone, shared, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def same_slice(replicas: int, steps: int = 3) -> EpochPlan:
+    """A plan in which every replica gets record 0 in every place."""
+    shape = (steps, replicas, 4)
+    return EpochPlan(uids=np.zeros(shape, np.int64), weights=np.ones(shape, np.float32))
+
+
+def test_replicas_never_share_an_augmentation_stream(recorded: Recorded) -> None:
+    first, second = (
+        np.concatenate([step[replica].images.numpy() for step in steps])
+        for steps in [
+            list(Feed(recorded.cohort, same_slice(2), settings(2), augment=ALWAYS, seed=5, epoch=1))
+        ]
+        for replica in (0, 1)
+    )
+    pictures = {picture.tobytes() for picture in np.concatenate([first, second])}
+    assert len(pictures) == 24, "the same slice came out alike twice"
+
+
+def test_seed_and_epoch_decide_the_augmentation(recorded: Recorded) -> None:
+    streams = [
+        gather(recorded.cohort, same_slice(1), augment=ALWAYS, seed=seed, epoch=epoch)[0].tobytes()
+        for seed, epoch in [(1, 1), (1, 2), (2, 1), (1, 1)]
+    ]
+    assert streams[0] == streams[3]
+    assert len(set(streams)) == 3
+
+
+def test_no_pixel_is_copied_on_the_way_to_tensorflow(recorded: Recorded) -> None:
+    shards = recorded.cohort.shards
+    outputs = slice_pipeline(
+        shards=shards,
+        indices=[path.with_name(index_name(path.name)) for path in shards],
+        size=SIZE,
+        augment=ALWAYS,
+        batch_size=4,
+        threads=1,
+        seed=1,
+        device_id=None,
+        prefetch=1,
+    ).run()
+    addresses = [part.as_tensor().data_ptr() for part in outputs[:2]]
+    batch = _to_tensorflow(outputs)
+    for tensor, address in zip((batch.images, batch.masks), addresses, strict=True):
+        assert np.asarray(memoryview(tensor)).__array_interface__["data"][0] == address
+
+
+def test_batches_that_are_kept_are_not_overwritten_by_later_steps(recorded: Recorded) -> None:
+    plan = plan_training(recorded.cohort, samples=60, batch_size=4, replicas=1, seed=1, epoch=1)
+    kept, copies = [], []
+    for step in Feed(recorded.cohort, plan, settings(), augment=ALWAYS, seed=1, epoch=1):
+        kept.append(step[0])
+        copies.append((step[0].images.numpy().copy(), step[0].masks.numpy().copy()))
+    assert len(kept) == 15
+    for batch, (images, masks) in zip(kept, copies, strict=True):
+        np.testing.assert_array_equal(batch.images.numpy(), images)
+        np.testing.assert_array_equal(batch.masks.numpy(), masks)
+
+
+def test_a_feed_tells_how_long_it_has_kept_the_training_waiting(recorded: Recorded) -> None:
+    feed = Feed(recorded.cohort, plan_pass(recorded.cohort, batch_size=9, replicas=1), settings())
+    waited = [feed.waited_s]
+    for _ in feed:
+        waited.append(feed.waited_s)
+    assert waited[0] == 0
+    assert all(np.diff(waited) > 0)
+
+
+@pytest.fixture
+def copied(sliced_project: Project, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """A copy of the training shards that a test may harm, and their manifest."""
+    folder = tmp_path / "Training"
+    shutil.copytree(sliced_project.sliced / "Training", folder)
+    return folder, read_sliced(sliced_project, "Training")
+
+
+def test_an_opened_cohort_knows_the_case_of_every_record(copied: tuple[Path, dict[str, Any]]) -> None:
+    folder, manifest = copied
+    cohort = open_cohort(folder, manifest)
+    import tensorflow as tf
+
+    examples = (
+        tf.train.Example.FromString(record.numpy()).features.feature
+        for record in tf.data.TFRecordDataset([str(shard) for shard in cohort.shards])
+    )
+    names = [example["case"].bytes_list.value[0].decode() for example in examples]
+    assert [cohort.case_names[case] for case in cohort.case_of] == names
+    assert cohort.records == len(names)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda lines: lines[:-1],
+        lambda lines: [*lines, lines[-1]],
+        lambda lines: [lines[1], lines[0], *lines[2:]],
+        lambda lines: ["5 " + lines[0].split()[1], *lines[1:]],
+        lambda lines: ["not an index", *lines[1:]],
+        lambda lines: ["0 99999999999999999999", *lines[1:]],
+        lambda lines: lines[:0],
+    ],
+    ids=["a line missing", "a line too many", "lines swapped", "shifted", "no numbers", "too large", "empty"],
+)
+def test_an_index_that_does_not_fit_its_shard_is_corrupt(
+    copied: tuple[Path, dict[str, Any]], spoil: Any
+) -> None:
+    folder, manifest = copied
+    index = folder / index_name(manifest["shards"][0]["name"])
+    index.write_text("".join(f"{line}\n" for line in spoil(index.read_text().splitlines())))
+    with pytest.raises(CorruptArtifactError, match=index.name) as caught:
+        open_cohort(folder, manifest)
+    assert caught.value.exit_code == 4
+
+
+def test_a_missing_index_is_corrupt(copied: tuple[Path, dict[str, Any]]) -> None:
+    folder, manifest = copied
+    index = folder / index_name(manifest["shards"][0]["name"])
+    index.unlink()
+    with pytest.raises(CorruptArtifactError, match=index.name):
+        open_cohort(folder, manifest)
+
+
+def test_a_record_swapped_under_its_index_is_found_out(copied: tuple[Path, dict[str, Any]]) -> None:
+    folder, manifest = copied
+    cohort = open_cohort(folder, manifest)
+    (first, size), (second, second_size) = cohort.offsets[0][0], cohort.offsets[0][1]
+    assert size == second_size
+    shard = cohort.shards[0]
+    content = shard.read_bytes()
+    records = content[first : first + size], content[second : second + size]
+    shard.write_bytes(content[:first] + records[1] + records[0] + content[second + size :])
+    feed = Feed(cohort, plan_pass(cohort, batch_size=4, replicas=1), settings())
+    with pytest.raises(CorruptArtifactError, match=r"records \[0, 1, 2, 3\] were due.*\[1, 0, 2, 3\]"):
+        list(feed)

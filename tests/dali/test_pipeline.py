@@ -1,0 +1,150 @@
+"""The pipeline: records in the order of the index, centred amid zeros, as fractions of the largest grey."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from clotseg.config import AugmentConfig
+from clotseg.dali.pipeline import slice_pipeline
+from clotseg.prep.shards import index_name
+from tests.dali.conftest import SIZE, Recorded
+
+Floats = NDArray[np.float32]
+BATCH = 5
+
+
+def run(
+    recorded: Recorded, *, augment: AugmentConfig | None = None, seed: int = 1, **changed: Any
+) -> tuple[Floats, Floats, list[int]]:
+    """Every record once, in file order, but for an incomplete last batch."""
+    shards = recorded.cohort.shards
+    pipeline = slice_pipeline(
+        **{
+            "shards": shards,
+            "indices": [path.with_name(index_name(path.name)) for path in shards],
+            "size": SIZE,
+            "augment": augment,
+            "batch_size": BATCH,
+            "threads": 1,
+            "seed": seed,
+            "device_id": None,
+            "prefetch": 2,
+            **changed,
+        }
+    )
+    batches = [pipeline.run() for _ in range(recorded.cohort.records // BATCH)]
+    images, masks, uids = (
+        np.concatenate([np.array(batch[part].as_array()) for batch in batches]) for part in range(3)
+    )
+    return images, masks, uids.ravel().tolist()
+
+
+@pytest.fixture(scope="module")
+def plain_run(recorded: Recorded) -> tuple[Floats, Floats, list[int]]:
+    """What comes out without augmentation."""
+    return run(recorded)
+
+
+def test_records_come_in_the_order_of_the_index(plain_run: tuple[Floats, Floats, list[int]]) -> None:
+    assert plain_run[2] == list(range(len(plain_run[2])))
+
+
+def test_slices_of_any_size_are_centred_amid_zeros_with_an_odd_pixel_at_the_bottom_or_right(
+    recorded: Recorded, plain_run: tuple[Floats, Floats, list[int]]
+) -> None:
+    images, masks, uids = plain_run
+    together = [recorded.images[uid].shape for uid in uids]
+    assert any(len(set(together[start : start + BATCH])) > 1 for start in range(0, len(uids), BATCH))
+    assert any((SIZE - shape[0]) % 2 for shape in together)
+    assert any((SIZE - shape[1]) % 2 for shape in together)
+    expected_images, expected_masks = recorded.padded(np.array(uids))
+    np.testing.assert_allclose(images, expected_images, rtol=2e-7, atol=0)
+    np.testing.assert_array_equal(masks, expected_masks)
+
+
+def test_images_are_fractions_of_255_and_masks_0_or_1(
+    recorded: Recorded, plain_run: tuple[Floats, Floats, list[int]]
+) -> None:
+    images, masks, uids = plain_run
+    assert images.dtype == masks.dtype == np.float32
+    assert images.shape[1:] == (SIZE, SIZE, 2)
+    assert masks.shape[1:] == (SIZE, SIZE, 1)
+    assert images.min() == 0
+    assert images.max() == pytest.approx(max(recorded.images[uid].max() for uid in uids) / 255)
+    assert set(np.unique(masks)) == {0, 1}
+
+
+def test_a_slice_as_large_as_the_square_is_left_whole(recorded: Recorded) -> None:
+    images, _, uids = run(recorded, size=32)
+    whole = [place for place, uid in enumerate(uids) if recorded.images[uid].shape == (32, 32, 2)]
+    assert whole
+    for place in whole:
+        np.testing.assert_array_equal(np.rint(images[place] * 255), recorded.images[uids[place]])
+
+
+def test_probability_0_leaves_every_slice_as_it_is(
+    recorded: Recorded, plain_run: tuple[Floats, Floats, list[int]]
+) -> None:
+    images, masks, _ = run(recorded, augment=AugmentConfig(probability=0.0))
+    np.testing.assert_array_equal(images, plain_run[0])
+    np.testing.assert_array_equal(masks, plain_run[1])
+
+
+@pytest.fixture(scope="module")
+def augmented_run(recorded: Recorded) -> tuple[Floats, Floats, list[int]]:
+    """What comes out with augmentation under seed 1."""
+    return run(recorded, augment=AugmentConfig())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_same_seed_gives_the_same_slices_for_any_number_of_threads(
+    recorded: Recorded,
+    plain_run: tuple[Floats, Floats, list[int]],
+    augmented_run: tuple[Floats, Floats, list[int]],
+    threads: int,
+) -> None:
+    images, masks, uids = run(recorded, augment=AugmentConfig(), threads=threads, prefetch=threads)
+    assert uids == plain_run[2]
+    np.testing.assert_array_equal(images, augmented_run[0])
+    np.testing.assert_array_equal(masks, augmented_run[1])
+    assert (images != plain_run[0]).any()
+
+
+def test_another_seed_augments_otherwise(
+    recorded: Recorded, augmented_run: tuple[Floats, Floats, list[int]]
+) -> None:
+    images, _, _ = run(recorded, augment=AugmentConfig(), seed=2)
+    assert (images != augmented_run[0]).any(axis=(1, 2, 3)).mean() > 0.5
+
+
+def test_slices_are_augmented_at_their_own_size_so_the_margin_stays_0(recorded: Recorded) -> None:
+    brighter = AugmentConfig(
+        probability=1.0,
+        brightness_contrast=1.0,
+        brightness_limit=(0.2, 0.2),
+        contrast_limit=(0.0, 0.0),
+        gamma=0.0,
+    )
+    images, _, uids = run(recorded, augment=brighter)
+    inside, _ = Recorded(
+        recorded.cohort, [np.full_like(image, 255) for image in recorded.images], recorded.masks
+    ).padded(np.array(uids))
+    assert (images[inside == 0] == 0).all()
+    assert images[inside == 1].min() >= np.float32(51 / 255)
+
+
+def test_flips_move_the_mask_with_its_image(recorded: Recorded) -> None:
+    mirror = AugmentConfig(
+        probability=1.0, horizontal_flip=1.0, vertical_flip=0.0, brightness_contrast=0.0, gamma=0.0
+    )
+    images, masks, uids = run(recorded, augment=mirror)
+    mirrored = Recorded(
+        recorded.cohort,
+        [image[:, ::-1] for image in recorded.images],
+        [mask[:, ::-1] for mask in recorded.masks],
+    )
+    expected_images, expected_masks = mirrored.padded(np.array(uids))
+    np.testing.assert_allclose(images, expected_images, rtol=2e-7, atol=0)
+    np.testing.assert_array_equal(masks, expected_masks)

@@ -1,0 +1,268 @@
+"""Training as a user meets it: a cohort in, a run folder with the best and the last weights out."""
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from clotseg.config import AugmentConfig, Config, FeedConfig, NetworkConfig, RuntimeConfig, TrainConfig
+from clotseg.console import PlainProgress
+from clotseg.dashboard import PlainTrainingView
+from clotseg.errors import ConfigError, CorruptArtifactError
+from clotseg.prep.cohorts import read_cohorts
+from clotseg.prep.stages import run_prep
+from clotseg.project import Project, Run
+from clotseg.train.checkpoint import load_checkpoint
+from clotseg.train.loop import input_size, train, train_or_reuse, volume_dice
+
+SETTINGS = Config(
+    feed=FeedConfig(size=32),
+    augment=AugmentConfig(probability=0.5),
+    network=NetworkConfig(filters=4, depth=2),
+    train=TrainConfig(epochs=2, batch_size=5, learning_rate=1e-3, seed=5),
+    runtime=RuntimeConfig(gpus=0),
+)
+
+
+@pytest.mark.parametrize(
+    ("counts", "dice"),
+    [
+        ([(2, 3, 5)], 4 / 8),
+        ([(2, 3, 5), (0, 0, 4), (7, 7, 7)], (0.5 + 0 + 1) / 3),
+        ([(2, 3, 5), (0, 9, 0), (0, 0, 0)], 0.5),
+        ([(0, 9, 0), (0, 0, 0)], 0.5),
+        ([(0, 0, 0)], 1.0),
+    ],
+    ids=["one", "mean", "volumes without clot left out", "no clot anywhere", "nothing at all"],
+)
+def test_dice_of_volumes_counted_by_hand(counts: list[tuple[int, int, int]], dice: float) -> None:
+    assert volume_dice(np.array(counts, np.int64)) == pytest.approx(dice)
+
+
+def copy_of(project: Project, folder: Path) -> Project:
+    shutil.copytree(project.root, folder)
+    return Project(folder)
+
+
+@pytest.fixture(scope="module")
+def trained(
+    sliced_project: Project, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Project, dict[str, Any]]:
+    """A project with one short run, and what training said of it.
+
+    The last slice of the validation cohort has a clot, so that it shows where it is counted again.
+    """
+    project = copy_of(sliced_project, tmp_path_factory.mktemp("trained") / "project")
+    last = read_cohorts(project).members["Validation"][-1]
+    mask_file, cta_file = (
+        project.masks / f"{last}_seg_corrected_binary.npy",
+        project.volumes / f"{last}_CTA_Binary.npy",
+    )
+    mask = np.load(mask_file)
+    mask[..., -1] = mask.any(axis=2)
+    np.save(mask_file, mask)
+    np.save(cta_file, np.where(mask == 1, 340, np.load(cta_file)).astype(np.int16))
+    run_prep(project, SETTINGS, PlainProgress())
+    return project, train(project, SETTINGS, PlainTrainingView())
+
+
+def run_of(trained: tuple[Project, dict[str, Any]]) -> Run:
+    project, result = trained
+    return Run(project.root / result["run"])
+
+
+def history_of(run: Run) -> list[dict[str, float]]:
+    with run.history.open(newline="") as stream:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
+
+
+def test_a_run_leaves_its_weights_its_history_and_its_records(
+    trained: tuple[Project, dict[str, Any]],
+) -> None:
+    run = run_of(trained)
+    found = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
+    weights = {name for name in found if name.endswith(".weights.h5")}
+    assert {Path(name).parent.name for name in weights} == {"Best_Model", "Checkpoint_Files"}
+    assert found - weights == {
+        "Best_Model/network.json",
+        "Checkpoint_Files/network.json",
+        "Relevant_Files/clotseg.toml",
+        "Relevant_Files/environment.json",
+        "Relevant_Files/history.csv",
+        "Relevant_Files/run.json",
+        "Relevant_Files/split.json",
+    }
+    assert json.loads(run.record.read_text())["state"] == "finished"
+
+
+def test_the_result_names_the_run_its_best_weights_and_their_dice(
+    trained: tuple[Project, dict[str, Any]],
+) -> None:
+    project, result = trained
+    assert set(result) == {"run", "best", "epochs", "val_dice"}
+    assert (project.root / result["run"]).parent == project.trainings
+    assert result["best"] == f"{result['run']}/Best_Model"
+    assert result["epochs"] == 2
+    assert result["val_dice"] == max(row["val_dice"] for row in history_of(run_of(trained)))
+
+
+def test_the_history_has_a_line_an_epoch_with_possible_values(
+    trained: tuple[Project, dict[str, Any]],
+) -> None:
+    rows = history_of(run_of(trained))
+    assert [row["epoch"] for row in rows] == [1, 2]
+    for row in rows:
+        assert 0 < row["loss"] < 1
+        assert 0 <= row["val_dice"] <= 1
+        assert 0 <= row["waiting"] <= 1
+        assert row["learning_rate"] == 1e-3
+        assert row["seconds"] > 0
+        assert 36 / row["slices_per_s"] <= row["seconds"]
+
+
+def test_best_model_is_the_epoch_of_the_best_dice_and_checkpoint_files_the_last(
+    trained: tuple[Project, dict[str, Any]],
+) -> None:
+    run = run_of(trained)
+    dice = [row["val_dice"] for row in history_of(run)]
+    assert load_checkpoint(run.checkpoints)[1].epoch == 2
+    best = load_checkpoint(run.best)[1]
+    assert (best.epoch, best.val_dice) == (1 + int(np.argmax(dice)), max(dice))
+    assert (best.size, best.network) == (32, SETTINGS.network)
+
+
+def window(hu: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:
+    """HU to fractions of the window, through whole grey levels."""
+    return (np.rint(np.clip((hu - low) / (high - low), 0, 1) * 255) / 255).astype(np.float32)
+
+
+def dice_by_hand(project: Project, model: Any, names: list[str], *, repeats: int = 0) -> float:
+    """Mean Dice of whole volumes from the input files, by NumPy.
+
+    The very last slice counts `repeats` times more than once.
+    """
+    values = []
+    for name in names:
+        cta = np.load(project.volumes / f"{name}_CTA_Binary.npy").astype(float)
+        ncct = np.load(project.volumes / f"{name}_NCCT_Reg_Binary.npy").astype(float)
+        mask = np.load(project.masks / f"{name}_seg_corrected_binary.npy")
+        volumes = [window(cta, -50, 450), window(ncct, 0, 100), mask]
+        rows, columns, slices = mask.shape
+        top, left = (32 - rows) // 2, (32 - columns) // 2
+        padded = np.zeros((slices, 32, 32, 3), np.float32)
+        padded[:, top : top + rows, left : left + columns] = np.moveaxis(np.stack(volumes, axis=-1), 2, 0)
+        predicted = model(padded[..., :2], training=False).numpy()[..., 0] >= 0.5
+        truth = padded[..., 2] == 1
+        times = np.ones((slices, 1, 1), np.int64)
+        times[-1] += repeats if name == names[-1] else 0
+        assert truth.any()
+        values.append(2 * (times * (predicted & truth)).sum() / (times * (1 * predicted + truth)).sum())
+    return float(np.mean(values))
+
+
+def test_validation_counts_every_slice_of_whole_volumes_exactly_once(
+    trained: tuple[Project, dict[str, Any]],
+) -> None:
+    project, run = trained[0], run_of(trained)
+    names = json.loads((run.relevant / "split.json").read_text())["cohorts"]["Validation"]
+    for folder in (run.best, run.checkpoints):
+        model, said = load_checkpoint(folder)
+        assert said.val_dice == pytest.approx(dice_by_hand(project, model, names), abs=1e-6)
+    slices = sum(np.load(project.masks / f"{name}_seg_corrected_binary.npy").shape[2] for name in names)
+    repeats = -slices % SETTINGS.train.batch_size
+    model, best = load_checkpoint(run.best)
+    wrong = dice_by_hand(project, model, names, repeats=repeats)
+    assert best.val_dice != pytest.approx(wrong, abs=1e-4), "repeats that fill the last batch would show"
+
+
+def test_a_finished_run_of_the_same_settings_is_reused(
+    trained: tuple[Project, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    project, result = trained
+    elsewhere = replace(SETTINGS, runtime=RuntimeConfig(gpus=0, threads=1, prefetch=1))
+    assert train_or_reuse(project, elsewhere, PlainProgress(), PlainTrainingView()) == result
+    assert f"event=train state=reused run={run_of(trained).folder.name}" in capsys.readouterr().err
+    assert len(list(project.trainings.iterdir())) == 1
+
+
+def weights_of(project: Project, result: dict[str, Any]) -> list[NDArray[np.float32]]:
+    return [np.array(weight) for weight in load_checkpoint(project.root / result["best"])[0].get_weights()]
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_weights_bit_for_bit_and_another_gives_others(
+    trained: tuple[Project, dict[str, Any]], tmp_path: Path
+) -> None:
+    project = copy_of(trained[0], tmp_path / "project")
+    shutil.rmtree(project.trainings)
+    again = train(project, replace(SETTINGS, runtime=RuntimeConfig(gpus=0, threads=1)), PlainTrainingView())
+    first = weights_of(*trained)
+    for one, other in zip(first, weights_of(project, again), strict=True):
+        np.testing.assert_array_equal(one, other)
+    reseeded = replace(SETTINGS, train=replace(SETTINGS.train, seed=6))
+    result = train_or_reuse(project, reseeded, PlainProgress(), PlainTrainingView())
+    assert result["run"] != again["run"], "other settings are another run"
+    assert any((one != other).any() for one, other in zip(first, weights_of(project, result), strict=True))
+
+
+@pytest.mark.slow
+def test_a_run_that_did_not_finish_is_not_reused(
+    trained: tuple[Project, dict[str, Any]], tmp_path: Path
+) -> None:
+    project = copy_of(trained[0], tmp_path / "project")
+    record = Run(project.root / trained[1]["run"]).record
+    record.write_text(json.dumps({**json.loads(record.read_text()), "state": "stopped"}))
+    result = train_or_reuse(project, SETTINGS, PlainProgress(), PlainTrainingView())
+    assert result["run"] != trained[1]["run"]
+
+
+@pytest.mark.slow
+def test_on_an_easy_cohort_the_loss_falls_and_validation_dice_rises(
+    sliced_project: Project, tmp_path: Path
+) -> None:
+    project = copy_of(sliced_project, tmp_path / "project")
+    longer = replace(SETTINGS, train=replace(SETTINGS.train, epochs=40, learning_rate=1e-2))
+    result = train(project, longer, PlainTrainingView())
+    rows = history_of(Run(project.root / result["run"]))
+    assert np.mean([row["loss"] for row in rows[-5:]]) < rows[0]["loss"] - 0.5
+    assert result["val_dice"] > rows[0]["val_dice"] + 0.3
+    assert result["val_dice"] > 0.7
+
+
+def test_train_samples_decides_how_many_slices_an_epoch_has(sliced_project: Project, tmp_path: Path) -> None:
+    class Watching(PlainTrainingView):
+        steps: int = 0
+
+        def epoch_begins(self, epoch: int, steps: int) -> None:
+            super().epoch_begins(epoch, steps)
+            Watching.steps = steps
+
+    project = copy_of(sliced_project, tmp_path / "project")
+    few = replace(SETTINGS, train=replace(SETTINGS.train, epochs=1, train_samples=7))
+    train(project, few, Watching())
+    assert Watching.steps == 2
+
+
+def test_the_square_holds_the_largest_slice_or_the_setting_is_refused(sliced_project: Project) -> None:
+    cohorts = read_cohorts(sliced_project)
+    assert input_size(replace(SETTINGS, feed=FeedConfig(size="auto")), cohorts) == 32
+    assert input_size(replace(SETTINGS, feed=FeedConfig(size=64)), cohorts) == 64
+    with pytest.raises(ConfigError, match="the largest slice has 32 pixels a side, more than 16") as caught:
+        input_size(replace(SETTINGS, feed=FeedConfig(size=16)), cohorts)
+    assert "--size 32" in str(caught.value)
+
+
+def test_without_slices_training_says_to_run_prep_and_makes_no_run(
+    sliced_project: Project, tmp_path: Path
+) -> None:
+    project = copy_of(sliced_project, tmp_path / "project")
+    shutil.rmtree(project.sliced)
+    with pytest.raises(CorruptArtifactError, match="run `clotseg prep` first"):
+        train(project, SETTINGS, PlainTrainingView())
+    assert not project.trainings.exists()

@@ -1,0 +1,103 @@
+"""The network: the layers of the reference setting, counted by hand."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clotseg.config import NetworkConfig
+from clotseg.errors import ConfigError
+from clotseg.train.devices import Devices
+from clotseg.train.unet import build_unet
+from tests.train.conftest import random_slices
+
+
+@pytest.fixture(scope="module")
+def reference(one_cpu: Devices) -> Any:
+    """The network in its default setting; the weights do not depend on the size."""
+    return build_unet(NetworkConfig(), size=32, channels=2)
+
+
+def layers(model: Any, kind: str) -> list[Any]:
+    return [layer for layer in model.layers if type(layer).__name__ == kind]
+
+
+def test_convolutions_have_the_filters_and_kernels_of_the_reference(reference: Any) -> None:
+    down = [filters for filters in (32, 64, 128, 256) for _ in range(2)]
+    centre = [512] * 4
+    convolutions = layers(reference, "Conv2D")
+    assert [layer.filters for layer in convolutions] == [*down, *centre, *down[::-1], 1]
+    kernels = [3] * 8 + [3, 3, 1, 1] + [3] * 8 + [1]
+    assert [layer.kernel_size for layer in convolutions] == [(kernel, kernel) for kernel in kernels]
+    assert {layer.padding for layer in convolutions} == {"same"}
+
+
+def test_a_level_is_convolution_with_relu_then_norm_dropout_convolution_norm(reference: Any) -> None:
+    level = ["Conv2D", "BatchNormalization", "Dropout", "Conv2D", "BatchNormalization"]
+    expected = (
+        ["InputLayer"]
+        + [*level, "MaxPooling2D"] * 4
+        + ["Conv2D", "BatchNormalization"] * 4
+        + ["UpSampling2D", "Concatenate", *level] * 4
+        + ["Conv2D"]
+    )
+    assert [type(layer).__name__ for layer in reference.layers] == expected
+    activations = [layer.activation.__name__ for layer in layers(reference, "Conv2D")]
+    assert activations == ["relu", "linear"] * 4 + ["relu"] * 4 + ["relu", "linear"] * 4 + ["sigmoid"]
+
+
+def test_norm_dropout_and_weight_decay_are_those_of_the_reference(reference: Any) -> None:
+    assert {layer.epsilon for layer in layers(reference, "BatchNormalization")} == {1e-4}
+    assert {layer.rate for layer in layers(reference, "Dropout")} == {0.1}
+    decays = [layer.kernel_regularizer for layer in layers(reference, "Conv2D")]
+    assert {type(decay).__name__ for decay in decays} == {"L2"}
+    np.testing.assert_allclose([float(decay.l2) for decay in decays], 1e-4, rtol=1e-6)
+
+
+def test_levels_on_the_way_up_see_the_same_level_of_the_way_down(reference: Any) -> None:
+    joined = [
+        [tuple(tensor.shape[1:]) for tensor in layer.input] for layer in layers(reference, "Concatenate")
+    ]
+    assert joined == [
+        [(4, 4, 512), (4, 4, 256)],
+        [(8, 8, 256), (8, 8, 128)],
+        [(16, 16, 128), (16, 16, 64)],
+        [(32, 32, 64), (32, 32, 32)],
+    ]
+
+
+def test_parameters_of_a_small_network_are_those_counted_by_hand(one_cpu: Devices) -> None:
+    # kernel · kernel · inputs · filters + filters for a convolution, 4 · filters for a batch norm
+    down = (9 * 2 * 2 + 2) + 8 + (9 * 2 * 2 + 2) + 8
+    centre = (9 * 2 * 4 + 4) + (9 * 4 * 4 + 4) + 2 * (4 * 4 + 4) + 4 * 16
+    up = (9 * (4 + 2) * 2 + 2) + 8 + (9 * 2 * 2 + 2) + 8
+    head = 2 * 1 + 1
+    model = build_unet(NetworkConfig(filters=2, depth=1), size=8, channels=2)
+    assert model.count_params() == down + centre + up + head == 587
+
+
+@pytest.mark.parametrize(("size", "channels"), [(16, 2), (24, 1)])
+def test_every_pixel_gets_a_probability(one_cpu: Devices, size: int, channels: int) -> None:
+    model = build_unet(NetworkConfig(filters=2, depth=3), size=size, channels=channels)
+    slices = np.random.default_rng(1).random((3, size, size, channels), np.float32)
+    probability = model(slices, training=False).numpy()
+    assert probability.shape == (3, size, size, 1)
+    assert probability.dtype == np.float32
+    assert ((probability > 0) & (probability < 1)).all()
+    assert len(np.unique(probability)) > 1
+
+
+def test_dropout_acts_in_training_alone(model: Any) -> None:
+    slices = random_slices(2)
+    np.testing.assert_array_equal(model(slices, training=False), model(slices, training=False))
+    assert (model(slices, training=True).numpy() != model(slices, training=True).numpy()).any()
+
+
+@pytest.mark.parametrize(("size", "depth", "largest"), [(40, 4, 3), (30, 2, 1), (33, 1, 0), (96, 6, 5)])
+def test_a_size_that_cannot_be_halved_so_often_is_refused_with_the_depth_that_can(
+    size: int, depth: int, largest: int
+) -> None:
+    with pytest.raises(ConfigError, match=f"a depth of {largest} or less") as caught:
+        build_unet(NetworkConfig(depth=depth), size=size, channels=2)
+    assert caught.value.exit_code == 2
+    assert f"slices of {size} pixels cannot be halved {depth} times" in str(caught.value)
