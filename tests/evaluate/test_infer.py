@@ -1,0 +1,125 @@
+"""Inference on whole volumes, held against NumPy for networks whose answer is known in closed form."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from clotseg.config import SliceConfig
+from clotseg.errors import DataError
+from clotseg.evaluate.infer import Predictor, centre_crop, centre_pad
+from clotseg.prep.cases import Case, find_cases, open_volume
+from clotseg.project import Project
+from tests.conftest import write_case
+
+SIZE = 32
+WINDOWS = SliceConfig(cta_window_hu=(0.0, 400.0), ncct_window_hu=(20.0, 80.0))
+CTA_WEIGHT, NCCT_WEIGHT, BIAS = 3.0, -2.0, -0.5
+SHAPES = [(32, 32, 6), (31, 20, 5), (9, 32, 3), (15, 17, 35)]
+"""As large as the network, odd, narrow, and of more slices than one batch holds."""
+
+
+def one_case(folder: Path, shape: tuple[int, int, int]) -> Case:
+    project = Project(folder)
+    write_case(project, "case", shape=shape)
+    return find_cases(project)[0]
+
+
+def windowed(volume: NDArray[Any], window_hu: tuple[float, float]) -> NDArray[np.float64]:
+    """What the network sees of HU values: eight bits, 0…1."""
+    low, high = window_hu
+    grey = np.clip(np.rint((volume.astype(np.float64) - low) / (high - low) * 255), 0, 255)
+    return np.asarray(grey / 255)
+
+
+@pytest.fixture(scope="module")
+def pixelwise() -> Any:
+    """A logistic regression of the two grey values of a pixel, behind a dropout that must be off."""
+    import keras
+
+    image = keras.Input((SIZE, SIZE, 2))
+    layer = keras.layers.Conv2D(1, 1, activation="sigmoid")
+    model = keras.Model(image, keras.layers.Dropout(0.5)(layer(image)))
+    layer.set_weights([np.array([CTA_WEIGHT, NCCT_WEIGHT]).reshape(1, 1, 2, 1), np.array([BIAS])])
+    return model
+
+
+@pytest.fixture(scope="module")
+def places() -> Any:
+    """Answers with the number of each pixel of its input square, whatever the picture."""
+    import keras
+
+    image = keras.Input((SIZE, SIZE, 2))
+    nothing = keras.layers.Conv2D(SIZE * SIZE, SIZE, kernel_initializer="zeros", name="numbers")(image)
+    model = keras.Model(image, keras.layers.Reshape((SIZE, SIZE, 1))(nothing))
+    kernel, _ = model.get_layer("numbers").get_weights()
+    model.get_layer("numbers").set_weights([kernel, np.arange(SIZE * SIZE)])
+    return model
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_probability_is_on_the_grid_of_the_volume(
+    tmp_path: Path, pixelwise: Any, shape: tuple[int, int, int]
+) -> None:
+    case = one_case(tmp_path, shape)
+    probability = Predictor(pixelwise, WINDOWS, SIZE).probability(case)
+    cta = windowed(np.load(case.cta), WINDOWS.cta_window_hu)
+    ncct = windowed(np.load(case.ncct), WINDOWS.ncct_window_hu)
+    expected = 1 / (1 + np.exp(-(CTA_WEIGHT * cta + NCCT_WEIGHT * ncct + BIAS)))
+    assert probability.shape == shape
+    assert probability.dtype == np.float32
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(probability, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_slice_lies_amid_the_input_square(tmp_path: Path, places: Any, shape: tuple[int, int, int]) -> None:
+    """Where a pixel cannot be shared evenly, one row more of zeros is below, one column more at the right."""
+    probability = Predictor(places, WINDOWS, SIZE).probability(one_case(tmp_path, shape))
+    top, left = (SIZE - shape[0]) // 2, (SIZE - shape[1]) // 2
+    numbers = np.arange(SIZE * SIZE).reshape(SIZE, SIZE)[top : top + shape[0], left : left + shape[1]]
+    np.testing.assert_array_equal(probability, np.repeat(numbers[..., np.newaxis], shape[2], axis=2))
+
+
+@pytest.mark.parametrize("shape", [(33, 32, 3), (20, 40, 3)], ids=str)
+def test_a_slice_larger_than_the_network_takes_is_refused(
+    tmp_path: Path, pixelwise: Any, shape: tuple[int, int, int]
+) -> None:
+    with pytest.raises(DataError, match=f"{shape[0]}×{shape[1]} pixels; the network takes 32×32") as caught:
+        Predictor(pixelwise, WINDOWS, SIZE).probability(one_case(tmp_path, shape))
+    assert caught.value.where == "case"
+    assert "--size" in str(caught.value)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(32, 32), (31, 20), (9, 32), (1, 15)])
+def test_padding_is_that_of_the_training_pipeline(rows: int, columns: int) -> None:
+    """DALI is what pads in training."""
+    from nvidia.dali import fn, pipeline_def
+
+    slices = np.random.default_rng(1).integers(1, 256, (3, rows, columns, 2)).astype(np.uint8)
+
+    @pipeline_def(batch_size=3, num_threads=1, device_id=None)
+    def padded() -> Any:
+        given = fn.external_source(lambda: list(slices), batch=True, layout="HWC")
+        return fn.crop(given, crop=(SIZE, SIZE), out_of_bounds_policy="pad", rounding="truncate")
+
+    pipeline = padded()
+    pipeline.build()
+    (by_dali,) = pipeline.run()
+    np.testing.assert_array_equal(centre_pad(slices, SIZE), by_dali.as_array())
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(32, 32), (31, 20), (9, 32), (1, 15)])
+def test_cropping_undoes_padding(rows: int, columns: int) -> None:
+    slices = np.random.default_rng(2).integers(1, 256, (3, rows, columns, 2)).astype(np.uint8)
+    np.testing.assert_array_equal(centre_crop(centre_pad(slices, SIZE), rows, columns), slices)
+
+
+def test_the_inputs_stay_as_they_are(tmp_path: Path, pixelwise: Any) -> None:
+    case = one_case(tmp_path, (31, 20, 5))
+    before = [path.read_bytes() for path in case.files]
+    Predictor(pixelwise, WINDOWS, SIZE).probability(case)
+    assert [path.read_bytes() for path in case.files] == before
+    assert open_volume(case.cta).shape == (31, 20, 5)
