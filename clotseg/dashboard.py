@@ -1,5 +1,6 @@
 """The training dashboard: a live panel on a terminal, one `key=value` line per epoch elsewhere; on stderr."""
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from rich.text import Text
 from clotseg.console import PLAIN_INTERVAL_S, PlainProgress, Progress, TerminalProgress
 
 BLOCKS = "▁▂▃▄▅▆▇█"
+SPARKLINE_WIDTH = 12
+"""Fits beside the longest number at 80 columns."""
 
 
 class EpochFacts(Protocol):
@@ -194,7 +197,7 @@ def draw_training(state: TrainingState, now: float, clock: datetime) -> Renderab
     bars = Table.grid(padding=(0, 1), expand=True)
     bars.add_column(width=10)
     bars.add_column(ratio=1)
-    bars.add_column(width=9, justify="right")
+    bars.add_column(min_width=9, no_wrap=True, justify="right")
     done = len(state.losses)
     bars.add_row("epoch", ProgressBar(total=max(state.epochs, 1), completed=done), f"{done}/{state.epochs}")
     steps = f"{state.step}/{state.steps}"
@@ -246,13 +249,18 @@ def _seconds_left(state: TrainingState, now: float) -> float | None:
     return mean_s * (state.epochs - len(state.seconds)) - in_epoch_s
 
 
-def sparkline(values: list[float], width: int = 20) -> str:
-    """The last `width` values as blocks, lowest to highest."""
+def sparkline(values: list[float], width: int = SPARKLINE_WIDTH) -> str:
+    """The last `width` values as blocks, lowest to highest; `×` for one that is no finite number."""
     shown = values[-width:]
-    if not shown:
-        return ""
-    low, span = min(shown), max(shown) - min(shown)
-    return "".join(BLOCKS[round((value - low) / span * (len(BLOCKS) - 1)) if span else 0] for value in shown)
+    finite = [value for value in shown if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    return "".join(_block(value, low, high) for value in shown)
+
+
+def _block(value: float, low: float, high: float) -> str:
+    if not math.isfinite(value):
+        return "×"
+    return BLOCKS[round((value - low) / (high - low) * (len(BLOCKS) - 1)) if high > low else 0]
 
 
 def _number(value: float | None) -> str:

@@ -1,8 +1,10 @@
 """TensorFlow without its chatter: the first import prints notes on stderr that no setting turns off."""
 
 import os
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,16 +13,36 @@ def load_tensorflow() -> None:
     """Imports TensorFlow and lets it look for GPUs, keeping its notes off the terminal.
 
     Call it before the first `import tensorflow` and outside of live progress. When it fails, what was
-    printed is shown.
+    printed is shown. SIGINT and SIGTERM take effect when it is done.
     """
     if "tensorflow" in sys.modules:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with _held_back_stderr():
+    with _held_back_signals(), _held_back_stderr():
         import tensorflow as tf
 
         tf.config.list_physical_devices()
     tf.get_logger().setLevel("ERROR")
+
+
+@contextmanager
+def _held_back_signals() -> Iterator[None]:
+    """Lets signals wait: what their handlers raise while a C++ module starts comes out as an ImportError."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Only the main thread runs handlers.
+        return
+    arrived: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _: arrived.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if arrived:
+            signal.raise_signal(arrived[0])
 
 
 @contextmanager

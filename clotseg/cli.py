@@ -1,0 +1,255 @@
+"""The command line: parse, call, print. stdout carries results, stderr progress and messages.
+
+Heavy imports happen inside commands, so that help and errors never wait for TensorFlow.
+"""
+
+import json
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from clotseg.errors import ClotsegError, Interrupted
+from clotseg.project import Project
+
+app = typer.Typer(
+    name="clotseg",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="From folders of CT angiograms to a trained clot-segmentation network and an honest report.\n\n"
+    "Research software, not a medical device.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the settings in force and stop.")]
+Size = Annotated[
+    str | None, typer.Option(help="Side of the padded square in pixels, or `auto`.", metavar="N|auto")
+]
+Gpus = Annotated[str | None, typer.Option(help="How many GPUs; 0 is the CPU.", metavar="N|auto")]
+
+
+class Switch(StrEnum):
+    """Whether a stage reuses or makes its output, makes it again, or takes what is there."""
+
+    auto = "auto"
+    force = "force"
+    off = "off"
+
+
+SWITCH_HELP = "Reuse or make, make again, or take what is there."
+
+
+def main() -> NoReturn:
+    """Runs a command and ends the process with the exit code of its outcome."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    debug = "--debug" in sys.argv[1:]
+    try:
+        app()
+    except ClotsegError as error:
+        if debug:
+            raise
+        print(f"clotseg: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if debug:
+            raise
+        print(f"clotseg: unexpected {type(error).__name__}: {error}", file=sys.stderr)
+        print("  To mend it: run again with `clotseg --debug …` and report what it prints", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
+    raise Interrupted(number)
+
+
+@app.callback()
+def _global_options(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Option("-C", help="Run as if started in this folder.")] = Path(),
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,  # noqa: ARG001
+) -> None:
+    context.obj = Project(folder.resolve())
+
+
+@app.command()
+def demo(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="Where to; made if it is not there.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the synthetic cohort.", min=0)] = 0,
+) -> None:
+    """Make a synthetic cohort, then prep, train, test and report on it."""
+    from clotseg.console import open_progress
+    from clotseg.dashboard import open_training_view
+    from clotseg.demo import run_demo
+    from clotseg.results import demo_panel, print_result
+
+    folder = context.obj.root / folder
+    progress = open_progress()
+    result = run_demo(folder, progress, open_training_view(progress), seed=seed)
+    print_result(demo_panel(folder, result))
+
+
+@app.command()
+def phantom(
+    context: typer.Context,
+    out: Annotated[Path, typer.Argument(help="Folder to write the cases into.")],
+    cases: Annotated[int, typer.Option(help="How many.", min=1)] = 24,
+    size: Annotated[int, typer.Option(help="Rows and columns of a slice.")] = 96,
+    slices: Annotated[int, typer.Option(help="Slices of a volume.")] = 24,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.", min=0)] = 0,
+    anatomy: Annotated[
+        Path | None,
+        typer.Option(help="A head CT (NIfTI) to grow vessels and clots in.", metavar="FILE.nii.gz"),
+    ] = None,
+) -> None:
+    """Write a synthetic cohort in the case format."""
+    from clotseg.console import open_progress
+    from clotseg.phantom import write_cohort
+
+    progress = open_progress()
+    with progress.bar("phantom", cases, "cases") as advance:
+        state = write_cohort(
+            context.obj.root / out,
+            cases=cases,
+            size=size,
+            slices=slices,
+            seed=seed,
+            anatomy=None if anatomy is None else context.obj.root / anatomy,
+            on_case=lambda _: advance(),
+        )
+    progress.say("phantom", state=state, folder=out)
+
+
+@app.command()
+def prep(
+    context: typer.Context,
+    train_perc: Annotated[float | None, typer.Option(help="Share of patients to train on.")] = None,
+    val_perc: Annotated[float | None, typer.Option(help="Share of patients to validate on.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the split.")] = None,
+    size: Size = None,
+    split: Annotated[Switch, typer.Option(help=f"Cohorts: {SWITCH_HELP}")] = Switch.auto,
+    slicing: Annotated[Switch, typer.Option("--slice", help=f"Shards: {SWITCH_HELP}")] = Switch.auto,
+    as_json: Json = False,
+    print_config: PrintConfig = False,
+) -> None:
+    """Split cases into cohorts by patient and write their slices as sharded TFRecords."""
+    config = _config(
+        context.obj,
+        {
+            "split.train_perc": train_perc,
+            "split.val_perc": val_perc,
+            "split.seed": seed,
+            "feed.size": size,
+        },
+        print_only=print_config,
+    )
+    from clotseg.console import open_progress
+    from clotseg.prep.stages import run_prep
+    from clotseg.results import prep_table
+
+    result = run_prep(context.obj, config, open_progress(), split=split.value, slicing=slicing.value)
+    _print(result, prep_table, as_json=as_json)
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training cohort.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Slices a step, all devices together.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of Adam.")] = None,
+    train_samples: Annotated[
+        str | None, typer.Option(help="Slices drawn per epoch; `all` is one pass.", metavar="N|all")
+    ] = None,
+    size: Size = None,
+    filters: Annotated[int | None, typer.Option(help="Filters at full resolution.")] = None,
+    depth: Annotated[int | None, typer.Option(help="How often the U-Net halves its input.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, order and augmentation.")] = None,
+    gpus: Gpus = None,
+    replicas: Annotated[
+        int | None, typer.Option(help="Logical CPU devices, to try distribution without GPUs.")
+    ] = None,
+    as_json: Json = False,
+    print_config: PrintConfig = False,
+) -> None:
+    """Train the U-Net on what `prep` made."""
+    config = _config(
+        context.obj,
+        {
+            "train.epochs": epochs,
+            "train.batch_size": batch_size,
+            "train.learning_rate": learning_rate,
+            "train.train_samples": train_samples,
+            "train.seed": seed,
+            "feed.size": size,
+            "network.filters": filters,
+            "network.depth": depth,
+            "runtime.gpus": gpus,
+            "runtime.replicas": replicas,
+        },
+        print_only=print_config,
+    )
+    from clotseg.console import open_progress
+    from clotseg.dashboard import open_training_view
+    from clotseg.results import train_table
+    from clotseg.train.loop import train as run_training
+
+    result = run_training(context.obj, config, open_training_view(open_progress()))
+    _print(result, train_table, as_json=as_json)
+
+
+@app.command()
+def test(
+    context: typer.Context,
+    ckpt: Annotated[
+        Path | None, typer.Option(help="A run, checkpoint folder or weights file; the newest run's best.")
+    ] = None,
+    gpus: Gpus = None,
+    as_json: Json = False,
+    print_config: PrintConfig = False,
+) -> None:
+    """Score the untouched test cohort and write the report."""
+    config = _config(context.obj, {"runtime.gpus": gpus}, print_only=print_config)
+    from clotseg.console import open_progress
+    from clotseg.evaluate.testing import score_test_cohort
+    from clotseg.results import test_table
+
+    checkpoint = None if ckpt is None else context.obj.root / ckpt
+    result = score_test_cohort(context.obj, config, open_progress(), checkpoint=checkpoint)
+    _print(result, test_table, as_json=as_json)
+
+
+@app.command()
+def doctor(context: typer.Context) -> None:
+    """Say what this machine has, with one line of advice per problem."""
+    from clotseg.doctor import examine, require_usable
+    from clotseg.results import doctor_table, print_result
+
+    findings = examine(context.obj.root)
+    print_result(doctor_table(findings))
+    require_usable(findings)
+
+
+def _config(project: Project, flags: dict[str, Any], *, print_only: bool) -> Any:
+    from clotseg.config import load_config, to_toml
+
+    config = load_config(project.config_file, flags)
+    if print_only:
+        print(to_toml(config), end="")
+        raise typer.Exit
+    return config
+
+
+def _print(result: dict[str, Any], table: Any, *, as_json: bool) -> None:
+    from clotseg.results import print_result
+
+    if as_json:
+        print(json.dumps(result, indent=1))
+    else:
+        print_result(table(result))

@@ -1,0 +1,69 @@
+"""`clotseg demo`: an empty folder in; a phantom cohort, its shards, a trained network and its report out.
+
+Everything goes through the same functions as a user's own data; the folder is a project like any other.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from clotseg.config import load_config
+from clotseg.console import Progress
+from clotseg.dashboard import TrainingView
+from clotseg.project import Project
+
+CASES, SIZE, SLICES = 40, 96, 24
+
+SETTINGS = """\
+# The demo's settings: a small network on small slices, so that two CPU cores are enough.
+# The defaults, which these override, are those for real volumes: see `clotseg train --print-config`.
+
+[slice]
+slices_per_shard = 192
+
+[feed]
+size = "auto"
+
+[network]
+filters = 16
+
+[train]
+epochs = 24
+batch_size = 16
+learning_rate = 1e-3
+"""
+
+
+def run_demo(folder: Path, progress: Progress, view: TrainingView, *, seed: int) -> dict[str, Any]:
+    """Phantom → prep → train → test; whatever is already there is reused.
+
+    Args:
+        folder: the project folder; made where it is not there.
+        progress: told of phantom, prep and test.
+        view: told of the training.
+        seed: of the phantom cohort.
+
+    Returns:
+        The results of the stages, by name: `prep`, `train` and `test`.
+
+    Raises:
+        DataError: the folder holds cases that the demo did not make.
+    """
+    from clotseg.evaluate.testing import score_test_cohort
+    from clotseg.phantom import write_cohort
+    from clotseg.prep.stages import run_prep
+    from clotseg.train.loop import train_or_reuse
+
+    project = Project(folder)
+    with progress.bar("phantom", CASES, "cases") as advance:
+        made = write_cohort(
+            folder, cases=CASES, size=SIZE, slices=SLICES, seed=seed, on_case=lambda _: advance()
+        )
+    progress.say("phantom", state=made)
+    if not project.config_file.exists():
+        project.config_file.write_text(SETTINGS, encoding="utf-8")
+    config = load_config(project.config_file)
+    return {
+        "prep": run_prep(project, config, progress),
+        "train": train_or_reuse(project, config, progress, view),
+        "test": score_test_cohort(project, config, progress, reuse=True),
+    }

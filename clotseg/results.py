@@ -1,0 +1,118 @@
+"""Results for people: what a command returns in; a Rich table on stdout out."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from clotseg.doctor import Finding
+
+
+def print_result(result: RenderableType) -> None:
+    """Prints on stdout."""
+    Console().print(result)
+
+
+def prep_table(result: dict[str, Any]) -> RenderableType:
+    """What `run_prep` returned."""
+    table = _table("cohort", "cases", "slices", "shards")
+    for cohort, facts in result["cohorts"].items():
+        table.add_row(cohort, str(len(facts["cases"])), str(facts["slices"]), str(len(facts["shards"])))
+    stages = ", ".join(f"{stage} {outcome}" for stage, outcome in result["stages"].items())
+    return Group(table, Text(f"stages: {stages}"))
+
+
+def train_table(result: dict[str, Any]) -> RenderableType:
+    """What `train` returned."""
+    return _facts(
+        {
+            "run": result["run"],
+            "best weights": result["best"],
+            "epochs": result["epochs"],
+            "validation Dice": f"{result['val_dice']:.3f}",
+        }
+    )
+
+
+def test_table(result: dict[str, Any]) -> RenderableType:
+    """What `score_test_cohort` returned."""
+    table = _table("case", "Dice", "found", "false clots", "voxels true", "voxels predicted")
+    for case in result["cases"]:
+        table.add_row(
+            case["case"],
+            f"{case['dice']:.3f}" if case["has_clot"] else "–",
+            {True: "yes", False: "missed", None: "no clot"}[case["found"]],
+            str(case["false_clots"]),
+            str(case["volume_true"]),
+            str(case["volume_predicted"]),
+        )
+    summary = result["summary"]
+    facts = {
+        "mean Dice": dice_with_interval(summary),
+        "missed": f"{summary['missed']} of {summary['cases_with_clot']} cases with a clot",
+        "false clots": f"{summary['false_clots']} in {summary['clot_free_cases']} cases without",
+        "report": result["report"],
+        "masks": result["masks"],
+    }
+    return Group(table, _facts(facts))
+
+
+def doctor_table(findings: list[Finding]) -> RenderableType:
+    """What `examine` found."""
+    table = Table.grid(padding=(0, 2))
+    for finding in findings:
+        mark = "[red]✗" if finding.blocks else "[yellow]![/]" if finding.advice else "[green]✓"
+        table.add_row(mark, Text(finding.what, style="bold"), Text(finding.found))
+        if finding.advice:
+            table.add_row("", "", Text(f"→ {finding.advice}", style="yellow"))
+    return table
+
+
+def demo_panel(folder: Path, result: dict[str, Any]) -> RenderableType:
+    """What the demo made, where it is, and what to try next."""
+    test = result["test"]
+    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    made = _facts(
+        {
+            "cases": f"{shown}/DL_vol_files, {shown}/DL_seg_files",
+            "shards": f"{shown}/Processed/Sliced",
+            "network": f"{shown}/{result['train']['best']}",
+            "masks": f"{shown}/{test['masks']}",
+            "report": f"{shown}/{test['report']}",
+            "test Dice": f"{dice_with_interval(test['summary'])} on synthetic clots",
+        }
+    )
+    then = Text.from_markup(
+        "With your own volumes in PROJECT/DL_vol_files/binary and PROJECT/DL_seg_files/binary, try next\n"
+        "  [bold]clotseg -C PROJECT prep --train-perc 0.6 --val-perc 0.2[/]\n"
+        "  [bold]clotseg -C PROJECT train --size auto[/]\n"
+        "  [bold]clotseg -C PROJECT test[/]"
+    )
+    notice = Text("Research software, not a medical device.", style="dim")
+    return Panel(Group(made, Text(), then, Text(), notice), title="The demo is done", title_align="left")
+
+
+def dice_with_interval(summary: dict[str, Any]) -> str:
+    """Mean Dice over the cases with a clot, with its interval where there is one."""
+    if summary["dice_mean"] is None:
+        return "none: no case has a clot"
+    interval = summary["dice_ci95"]
+    bounds = f" (95 % interval {interval[0]:.3f}–{interval[1]:.3f})" if interval else ""
+    return f"{summary['dice_mean']:.3f}{bounds}"
+
+
+def _table(*columns: str) -> Table:
+    table = Table()
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    return table
+
+
+def _facts(facts: dict[str, object]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        table.add_row(Text(name, style="bold"), Text(str(value), overflow="fold"))
+    return table

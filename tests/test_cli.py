@@ -1,0 +1,256 @@
+"""The command line as a shell sees it: exit codes, messages on stderr, and JSON on stdout for machines."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clotseg.config import Config, load_config
+from clotseg.project import Project
+from tests.conftest import clotseg_command, run_clotseg, write_cohort
+
+COMMANDS = ("demo", "phantom", "prep", "train", "test", "doctor")
+TINY = ("--epochs", 1, "--filters", 4, "--depth", 2, "--batch-size", 8, "--size", "auto", "--gpus", 0)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, subprocess.CompletedProcess[str]]:
+    """A project of ten cases, and what `prep --json` said when it made it."""
+    project = write_cohort(tmp_path_factory.mktemp("prepared") / "project")
+    return project, run_clotseg("-C", project.root, "prep", "--json")
+
+
+def start_and_signal(number: signal.Signals, there: Path, *arguments: object) -> tuple[int, str]:
+    """Sends a signal to a command once a file is there; gives its exit code and stderr."""
+    with subprocess.Popen(
+        clotseg_command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not there.exists():
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    return process.returncode, said
+
+
+def modules_loaded(*arguments: object) -> set[str]:
+    """Names of the packages that a command imports until it ends."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *clotseg_command(*arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip().split(".")[0] for line in lines}
+
+
+def test_help_lists_the_commands() -> None:
+    done = run_clotseg("--help")
+    assert done.returncode == 0
+    listed = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("│ ")}
+    assert listed >= set(COMMANDS)
+    assert "not a medical device" in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_itself(command: str) -> None:
+    done = run_clotseg(command, "--help")
+    assert done.returncode == 0
+    assert f"clotseg {command}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--help",), ("train", "--help"), ("train",), ("prep", "--seed", "first"), ("test",)],
+    ids=str,
+)
+def test_help_and_errors_do_not_wait_for_tensorflow(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    loaded = modules_loaded("-C", tmp_path, *arguments)
+    assert {"typer", "clotseg"} <= loaded
+    assert loaded.isdisjoint({"tensorflow", "keras", "nvidia"})
+
+
+def test_print_config_shows_the_settings_in_force(tmp_path: Path) -> None:
+    (tmp_path / "clotseg.toml").write_text("[train]\nepochs = 7\nbatch_size = 10\n")
+    done = run_clotseg("-C", tmp_path, "train", "--batch-size", 30, "--size", "auto", "--print-config")
+    assert done.returncode == 0
+    shown = tomllib.loads(done.stdout)
+    assert shown["train"]["epochs"] == 7
+    assert shown["train"]["batch_size"] == 30
+    assert shown["feed"]["size"] == "auto"
+    assert shown["train"]["learning_rate"] == Config().train.learning_rate
+    assert not (tmp_path / "Trainings").exists()
+    (tmp_path / "clotseg.toml").write_text(done.stdout)
+    assert load_config(tmp_path / "clotseg.toml").train.batch_size == 30
+
+
+def test_an_unknown_setting_names_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "clotseg.toml").write_text("[train]\nepoch = 7\n")
+    done = run_clotseg("-C", tmp_path, "prep")
+    assert done.returncode == 2
+    assert "unknown setting `train.epoch`" in done.stderr
+    assert "did you mean `train.epochs`?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("flag", [("--epochs", 0), ("--epochs", "many"), ("--size", 100)], ids=str)
+def test_a_flag_that_cannot_be_used_is_a_usage_error(tmp_path: Path, flag: tuple[str, object]) -> None:
+    done = run_clotseg("-C", tmp_path, "train", *flag)
+    assert done.returncode == 2
+    assert flag[0].removeprefix("--") in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_folder_without_cases_is_a_data_error(tmp_path: Path) -> None:
+    done = run_clotseg("-C", tmp_path, "prep")
+    assert done.returncode == 3
+    assert str(tmp_path) in done.stderr
+    assert "no case found" in done.stderr
+    assert "-C" in done.stderr
+
+
+def test_all_bad_cases_are_listed_without_a_traceback(cohort: Project) -> None:
+    for number in (1, 4):
+        np.save(
+            cohort.masks / f"case_{number:02d}_seg_corrected_binary.npy", np.full((32, 32, 6), 3, np.uint8)
+        )
+    done = run_clotseg("-C", cohort.root, "prep")
+    assert done.returncode == 3
+    assert "2 of 10 cases cannot be used" in done.stderr
+    assert all(f"case_{number:02d}_seg_corrected_binary.npy" in done.stderr for number in (1, 4))
+    assert "Traceback" not in done.stderr
+    assert not cohort.original.exists()
+    debugged = run_clotseg("--debug", "-C", cohort.root, "prep")
+    assert debugged.returncode != 0
+    assert "Traceback" in debugged.stderr
+    assert "2 of 10 cases cannot be used" in debugged.stderr
+
+
+def test_what_comes_too_early_says_what_comes_first(cohort: Project) -> None:
+    done = run_clotseg("-C", cohort.root, "train")
+    assert done.returncode == 4
+    assert "run `clotseg prep` first" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=str)
+def test_a_stopped_phantom_ends_with_the_shells_code(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    first = tmp_path / "DL_seg_files" / "binary" / "case_000_seg_corrected_binary.npy"
+    returned, said = start_and_signal(number, first, "phantom", tmp_path, "--cases", 500)
+    assert returned == code
+    assert f"stopped by {number.name}" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "phantom.json").exists()
+
+
+def test_a_prep_stopped_while_tensorflow_loads_ends_quietly(cohort: Project) -> None:
+    split = cohort.original / "manifest.json"
+    returned, said = start_and_signal(signal.SIGINT, split, "-C", cohort.root, "prep")
+    assert returned == 130
+    assert said.splitlines()[-1].startswith("clotseg: stopped by SIGINT")
+    assert "Traceback" not in said
+    assert not [line for line in said.splitlines() if not line.startswith(("event=", "clotseg: "))]
+    assert not cohort.sliced.exists()
+
+
+def test_json_is_all_that_prep_writes_on_stdout(
+    prepared: tuple[Project, subprocess.CompletedProcess[str]],
+) -> None:
+    project, done = prepared
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said.keys() == {"stages", "cohorts"}
+    assert said["stages"] == {"split": "made", "slice": "made"}
+    split = json.loads((project.original / "split.json").read_text())
+    assert {name: facts["cases"] for name, facts in said["cohorts"].items()} == split["cohorts"]
+    assert [facts["slices"] for facts in said["cohorts"].values()] == [36, 12, 12]
+    assert said["cohorts"]["Testing"]["shards"] == []
+    for cohort in ("Training", "Validation"):
+        assert said["cohorts"][cohort]["shards"]
+        assert all((project.root / shard).is_file() for shard in said["cohorts"][cohort]["shards"])
+
+
+def test_progress_goes_to_stderr(prepared: tuple[Project, subprocess.CompletedProcess[str]]) -> None:
+    lines = prepared[1].stderr.splitlines()
+    assert all(line.startswith("event=") for line in lines)
+    assert any(line.startswith("event=check done=10/10 unit=cases") for line in lines)
+    assert lines[-2:] == ["event=split state=made", "event=slice state=made"]
+
+
+@pytest.mark.slow
+def test_more_gpus_than_there_are_is_an_environment_problem(
+    prepared: tuple[Project, subprocess.CompletedProcess[str]],
+) -> None:
+    done = run_clotseg("-C", prepared[0].root, "train", "--size", "auto", "--batch-size", 18, "--gpus", 9)
+    assert done.returncode == 5
+    assert "9 GPU(s) asked for" in done.stderr
+    assert "clotseg doctor" in done.stderr
+    assert not prepared[0].trainings.exists()
+
+
+def said_by(folder: Path, *arguments: object) -> Any:
+    """The JSON a command printed."""
+    done = run_clotseg("-C", folder, *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "event=" in done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_from_a_phantom_to_scored_masks(tmp_path: Path, replicas: int) -> None:
+    assert run_clotseg("phantom", tmp_path, "--cases", 8, "--size", 32, "--slices", 8).returncode == 0
+    cases = said_by(tmp_path, "prep")["cohorts"]["Testing"]["cases"]
+    trained = said_by(tmp_path, "train", *TINY, "--replicas", replicas)
+    assert trained.keys() == {"run", "best", "epochs", "val_dice"}
+    assert trained["best"] == f"{trained['run']}/Best_Model"
+    assert (tmp_path / trained["best"] / "network.json").is_file()
+    assert trained["epochs"] == 1
+    assert 0 <= trained["val_dice"] <= 1
+    environment = json.loads((tmp_path / trained["run"] / "Relevant_Files" / "environment.json").read_text())
+    assert environment["devices"] == ("CPU" if replicas == 1 else "CPU, 2 replicas")
+
+    tested = said_by(tmp_path, "test", "--gpus", 0, "--ckpt", trained["run"])
+    assert tested.keys() == {"run", "cases", "summary", "report", "masks"}
+    assert tested["run"] == trained["run"]
+    assert [case["case"] for case in tested["cases"]] == cases
+    assert tested["cases"][0].keys() >= {"case", "dice", "found", "volume_true", "volume_predicted"}
+    assert tested["summary"].keys() >= {"dice_mean", "dice_ci95", "missed", "false_clots"}
+    assert (tmp_path / tested["report"]).read_text(encoding="utf-8").startswith("<!doctype html>")
+    for case in tested["cases"]:
+        check_masks(tmp_path, tested["masks"], case)
+
+
+def check_masks(folder: Path, masks: str, case: dict[str, Any]) -> None:
+    truth = np.load(Project(folder).masks / f"{case['case']}_seg_corrected_binary.npy")
+    predicted = np.load(folder / masks / f"{case['case']}_pred.npy")
+    probability = np.load(folder / masks / f"{case['case']}_prob.npy")
+    assert predicted.shape == probability.shape == truth.shape
+    assert predicted.dtype == np.uint8
+    assert probability.dtype in (np.float16, np.float32)
+    total = int(predicted.sum()) + int(truth.sum())
+    assert case["dice"] == pytest.approx(2 * np.sum(predicted & truth) / total if total else 1)
+    assert (case["volume_true"], case["volume_predicted"]) == (truth.sum(), predicted.sum())
+
+
+@pytest.mark.slow
+def test_people_get_a_table(prepared: tuple[Project, subprocess.CompletedProcess[str]]) -> None:
+    done = run_clotseg("-C", prepared[0].root, "prep")
+    assert done.returncode == 0
+    assert [line.split("│")[1].split() for line in done.stdout.splitlines() if line.startswith("│")] == [
+        ["Training"],
+        ["Validation"],
+        ["Testing"],
+    ]
+    assert "split reused, slice reused" in done.stdout
