@@ -84,11 +84,16 @@ class NetworkConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """The optimisation. `train_samples` slices are drawn per epoch; `all` is one pass over the cohort."""
+    """The optimisation. `train_samples` slices are drawn per epoch; `all` is one pass over the cohort.
+
+    With `schedule` cosine the learning rate falls from `learning_rate` along half a cosine towards 0, epoch
+    by epoch (Loshchilov & Hutter 2017, SGDR, without restarts).
+    """
 
     epochs: Count = 100
     batch_size: Count = 20
     learning_rate: Positive = 5e-4
+    schedule: Literal["constant", "cosine"] = "constant"
     train_samples: Count | Literal["all"] = "all"
     dice_smooth: Positive = 1.0
     seed: Seed = 1

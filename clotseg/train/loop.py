@@ -1,5 +1,6 @@
 """`clotseg train`, as it happens: sliced cohorts in; a run folder with weights and history out."""
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clotseg.config import Config
+from clotseg.config import Config, TrainConfig
 from clotseg.console import Progress
 from clotseg.dali.feed import (
     EpochPlan,
@@ -51,6 +52,7 @@ class Session:
     validation: SlicedCohort
     feed: FeedSettings
     model: Model
+    optimizer: Any
     train_step: TrainStep
     count_step: CountStep
     view: TrainingView
@@ -176,15 +178,24 @@ def _open_session(
             size=size, gpus=devices.gpus, threads=devices.threads, prefetch=config.runtime.prefetch
         ),
         model=model,
+        optimizer=optimizer,
         train_step=make_train_step(devices.strategy, model, optimizer, config.train),
         count_step=make_count_step(devices.strategy, model, VALIDATION_THRESHOLD),
         view=view,
     )
 
 
+def learning_rate(config: TrainConfig, epoch: int) -> float:
+    """The learning rate of an epoch, from 1."""
+    if config.schedule == "constant":
+        return config.learning_rate
+    return config.learning_rate * (1 + math.cos(math.pi * (epoch - 1) / config.epochs)) / 2
+
+
 def _run_epoch(session: Session, epoch: int) -> EpochRow:
     started = time.perf_counter()
     config = session.config.train
+    session.optimizer.learning_rate.assign(learning_rate(config, epoch))
     samples = session.training.records if config.train_samples == "all" else config.train_samples
     plan = plan_training(
         session.training,
@@ -201,7 +212,7 @@ def _run_epoch(session: Session, epoch: int) -> EpochRow:
         epoch=epoch,
         loss=loss,
         val_dice=val_dice,
-        learning_rate=config.learning_rate,
+        learning_rate=learning_rate(config, epoch),
         seconds=time.perf_counter() - started,
         slices_per_s=samples / train_s,
         waiting=waited_s / train_s,

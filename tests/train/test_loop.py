@@ -19,12 +19,12 @@ from clotseg.prep.cohorts import read_cohorts
 from clotseg.prep.stages import run_prep
 from clotseg.project import Project, Run
 from clotseg.train.checkpoint import load_checkpoint
-from clotseg.train.loop import input_size, train, train_or_reuse, volume_dice
+from clotseg.train.loop import input_size, learning_rate, train, train_or_reuse, volume_dice
 
 SETTINGS = Config(
     feed=FeedConfig(size=32),
     augment=AugmentConfig(probability=0.5),
-    network=NetworkConfig(filters=4, depth=2),
+    network=NetworkConfig(filters=4, depth=2, initial_probability=0.5),
     train=TrainConfig(epochs=2, batch_size=5, learning_rate=1e-3, seed=5),
     runtime=RuntimeConfig(gpus=0),
 )
@@ -209,6 +209,29 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit_and_another_gives_othe
     result = train_or_reuse(project, reseeded, PlainProgress(), PlainTrainingView())
     assert result["run"] != again["run"], "other settings are another run"
     assert any((one != other).any() for one, other in zip(first, weights_of(project, result), strict=True))
+
+
+def test_the_cosine_schedule_is_that_of_keras() -> None:
+    import keras
+
+    config = TrainConfig(epochs=20, learning_rate=2e-3, schedule="cosine")
+    oracle = keras.optimizers.schedules.CosineDecay(2e-3, decay_steps=20)
+    ours = [learning_rate(config, epoch) for epoch in range(1, 21)]
+    np.testing.assert_allclose(ours, [float(oracle(step)) for step in range(20)], rtol=1e-5)
+    assert {learning_rate(replace(config, schedule="constant"), epoch) for epoch in range(1, 21)} == {2e-3}
+
+
+@pytest.mark.slow
+def test_training_follows_the_schedule(trained: tuple[Project, dict[str, Any]], tmp_path: Path) -> None:
+    project = copy_of(trained[0], tmp_path / "project")
+    cosine = replace(SETTINGS, train=replace(SETTINGS.train, schedule="cosine"))
+    result = train(project, cosine, PlainTrainingView())
+    steady, falling = (history_of(Run(project.root / run["run"])) for run in (trained[1], result))
+    assert [row["learning_rate"] for row in falling] == [1e-3, 5e-4]
+    assert falling[0]["loss"] == steady[0]["loss"], "the first epoch has the full rate"
+    last = Run(project.root / result["run"]).checkpoints, Run(project.root / trained[1]["run"]).checkpoints
+    falling_weights, steady_weights = (load_checkpoint(folder)[0].get_weights() for folder in last)
+    assert any((one != other).any() for one, other in zip(falling_weights, steady_weights, strict=True))
 
 
 @pytest.mark.slow

@@ -54,6 +54,15 @@ def test_norm_dropout_and_weight_decay_are_those_of_the_reference(reference: Any
     np.testing.assert_allclose([float(decay.l2) for decay in decays], 1e-4, rtol=1e-6)
 
 
+def test_the_untrained_head_expects_clot_with_the_initial_probability(one_cpu: Devices) -> None:
+    config = NetworkConfig(filters=2, depth=1, initial_probability=0.02, batch_norm_momentum=0.75)
+    model = build_unet(config, size=32, channels=2)
+    assert float(model.layers[-1].bias[0]) == pytest.approx(-3.8918203)  # ln(0.02 / 0.98)
+    blank = model.predict(np.zeros((1, 32, 32, 2), np.float32), verbose=0)
+    np.testing.assert_allclose(blank, 0.02, rtol=1e-5)
+    assert {layer.momentum for layer in layers(model, "BatchNormalization")} == {0.75}
+
+
 def test_levels_on_the_way_up_see_the_same_level_of_the_way_down(reference: Any) -> None:
     joined = [
         [tuple(tensor.shape[1:]) for tensor in layer.input] for layer in layers(reference, "Concatenate")
