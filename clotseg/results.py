@@ -1,5 +1,7 @@
 """Results for people: what a command returns in; a Rich table on stdout out."""
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +85,25 @@ def demo_panel(folder: Path, result: dict[str, Any]) -> RenderableType:
             "masks": f"{shown}/{test['masks']}",
             "report": f"{shown}/{test['report']}",
             "test Dice": f"{dice_with_interval(test['summary'])} on synthetic clots",
+            "wall time": ", ".join(f"{stage} {taken:.0f} s" for stage, taken in result["seconds"].items()),
         }
     )
-    then = Text.from_markup(
-        "With your own volumes in PROJECT/DL_vol_files/binary and PROJECT/DL_seg_files/binary, try next\n"
-        "  [bold]clotseg -C PROJECT prep --train-perc 0.6 --val-perc 0.2[/]\n"
-        "  [bold]clotseg -C PROJECT train --size auto[/]\n"
-        "  [bold]clotseg -C PROJECT test[/]"
+    command = _command()
+    then = Text(
+        "With your own volumes in PROJECT/DL_vol_files/binary and PROJECT/DL_seg_files/binary, try next"
     )
+    for words in ("prep --train-perc 0.6 --val-perc 0.2", "train --size auto", "test"):
+        then.append(f"\n  {command} -C PROJECT {words}", style="bold")
     notice = Text("Research software, not a medical device.", style="dim")
     return Panel(Group(made, Text(), then, Text(), notice), title="The demo is done", title_align="left")
+
+
+def _command() -> str:
+    """How the reader can call clotseg from here: by name where the shell finds it, else by path."""
+    if shutil.which("clotseg"):
+        return "clotseg"
+    script = Path(sys.argv[0]).absolute()
+    return str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)
 
 
 def dice_with_interval(summary: dict[str, Any]) -> str:

@@ -64,6 +64,12 @@ TESTED: dict[str, Any] = {
     "masks": "Trainings/20240229-101500/Testing/Best_Model/masks",
 }
 
+DEMO = {
+    "train": TRAINED,
+    "test": TESTED,
+    "seconds": {"phantom": 10.2, "prep": 0.9, "train": 321.4, "test": 5.0},
+}
+
 
 def shown(result: RenderableType, *, width: int = 100) -> str:
     screen = Console(file=io.StringIO(), width=width)
@@ -161,7 +167,7 @@ def test_doctor_shows_advice_under_what_it_is_about() -> None:
 
 def test_the_demo_says_where_everything_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    text = shown(demo_panel(tmp_path / "demo", {"train": TRAINED, "test": TESTED}), width=120)
+    text = shown(demo_panel(tmp_path / "demo", DEMO), width=120)
     assert cells(text, "cases") == ["cases", "demo/DL_vol_files, demo/DL_seg_files"]
     assert cells(text, "shards") == ["shards", "demo/Processed/Sliced"]
     assert cells(text, "network") == ["network", f"demo/{TRAINED['best']}"]
@@ -171,10 +177,32 @@ def test_the_demo_says_where_everything_is(tmp_path: Path, monkeypatch: pytest.M
     assert "not a medical device" in text
 
 
+def test_the_demo_says_how_long_each_stage_took(tmp_path: Path) -> None:
+    text = shown(demo_panel(tmp_path, DEMO), width=120)
+    assert "phantom 10 s, prep 1 s, train 321 s, test 5 s" in text
+
+
+@pytest.mark.parametrize("installed", [True, False], ids=["on the path", "in a virtual environment"])
+def test_the_demo_gives_commands_that_work_as_they_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    script = tmp_path / ".venv" / "bin" / "clotseg"
+    script.parent.mkdir(parents=True)
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [str(script), "demo"])
+    monkeypatch.setenv("PATH", str(script.parent) if installed else str(tmp_path))
+    text = shown(demo_panel(tmp_path / "demo", DEMO), width=120)
+    command = "clotseg" if installed else ".venv/bin/clotseg"
+    for words in ("prep --train-perc 0.6 --val-perc 0.2", "train --size auto", "test"):
+        assert f" {command} -C PROJECT {words}" in text
+
+
 def test_the_demo_names_a_folder_elsewhere_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    text = shown(demo_panel(tmp_path / "there", {"train": TRAINED, "test": TESTED}), width=300)
+    text = shown(demo_panel(tmp_path / "there", DEMO), width=300)
     assert cells(text, "shards") == ["shards", f"{tmp_path / 'there'}/Processed/Sliced"]
 
 
