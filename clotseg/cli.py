@@ -175,6 +175,10 @@ def train(
     replicas: Annotated[
         int | None, typer.Option(help="Logical CPU devices, to try distribution without GPUs.")
     ] = None,
+    log_augment: Annotated[
+        int | None,
+        typer.Option(help="Write down how the first N samples of each epoch are augmented.", metavar="N"),
+    ] = None,
     as_json: Json = False,
     print_config: PrintConfig = False,
 ) -> None:
@@ -192,6 +196,7 @@ def train(
             "network.depth": depth,
             "runtime.gpus": gpus,
             "runtime.replicas": replicas,
+            "runtime.log_augment": log_augment,
         },
         print_only=print_config,
     )

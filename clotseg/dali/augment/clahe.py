@@ -1,0 +1,93 @@
+"""CLAHE on 8 × 8 tiles with a clip limit of its own for each sample, as `cv2.createCLAHE`.
+
+DALI fixes the clip limit when a graph is built. But OpenCV rounds it down to whole pixels of a tile,
+⌊clip · area / 256⌋ and at least 1, so a ladder of a few fixed limits does what any limit does. The rungs
+lie 256 / (largest area + 1) apart: closer than the limits that one rounding maps to the same number, for
+the largest tile and so for every smaller one.
+"""
+
+from collections.abc import Sequence
+from math import ceil
+
+from nvidia.dali import fn, math
+
+from clotseg.dali.augment.parameters import DataNode
+
+TILES = 8
+BINS = 256
+
+
+def largest_tile_area(largest_side: int) -> int:
+    """Pixels of the largest tile of a slice of up to this side.
+
+    OpenCV fills both sides up when either is not a multiple of 8, a side that is one by 8 more pixels.
+    """
+    return (largest_side // TILES + 1) ** 2
+
+
+def rungs_needed(largest_clip: float, smallest_clip: float, largest_area: int) -> list[int]:
+    """Numbers of the rungs that some tile area up to the largest makes use of, ascending."""
+    used = {0}
+    for area in range(1, largest_area + 1):
+        lowest = max(2, int(smallest_clip * area / BINS))
+        for limit in range(lowest, int(largest_clip * area / BINS) + 1):
+            used.add(ceil(limit * (largest_area + 1) / area - 0.5 + _margin(largest_area)))
+    return sorted(used)
+
+
+def rung_clip(rung: int, largest_area: int) -> float:
+    """The clip limit of a rung."""
+    return (rung + 0.5) * BINS / (largest_area + 1)
+
+
+def equalise(
+    images: DataNode, clip: DataNode, *, channels: int, largest_side: int, clips: tuple[float, float]
+) -> DataNode:
+    """Equalises each channel by itself.
+
+    Args:
+        images: uint8 HWC, up to `largest_side` pixels a side.
+        clip: float64, a clip limit a sample, within `clips`.
+        channels: C.
+        largest_side: in pixels.
+        clips: the smallest and largest clip limit.
+    """
+    area = largest_tile_area(largest_side)
+    rungs = rungs_needed(clips[1], clips[0], area)
+    return _climb(images, _rung_of(images, clip, area), rungs, channels, area)
+
+
+def _margin(largest_area: int) -> float:
+    """Keeps a rung clear of the ends of what it stands for, where single precision could tip it over."""
+    return 1 / (3 * (largest_area + 1))
+
+
+def _rung_of(images: DataNode, clip: DataNode, largest_area: int) -> DataNode:
+    """The first rung for each sample's clip limit and tile area; for a limit of 1, any below it will do."""
+    sides = images.shape()[:2]
+    whole = sides // TILES
+    filled_up = fn.reductions.max(sides - whole * TILES) > 0
+    tile = whole + filled_up
+    area = tile[0] * tile[1]
+    limit = math.floor(clip * area / float(BINS))
+    return math.ceil(limit * float(largest_area + 1) / area - (0.5 - _margin(largest_area)))
+
+
+def _climb(
+    images: DataNode, rung: DataNode, rungs: Sequence[int], channels: int, largest_area: int
+) -> DataNode:
+    """Halves the ladder until one rung is left, so that a sample passes few conditions."""
+    if len(rungs) == 1:
+        clip = rung_clip(rungs[0], largest_area)
+        planes = [_clahe(images[:, :, channel : channel + 1], clip) for channel in range(channels)]
+        return fn.cat(*planes, axis=2)
+    middle = len(rungs) // 2
+    if rung < rungs[middle]:
+        equalised = _climb(images, rung, rungs[:middle], channels, largest_area)
+    else:
+        equalised = _climb(images, rung, rungs[middle:], channels, largest_area)
+    return equalised
+
+
+def _clahe(plane: DataNode, clip: float) -> DataNode:
+    return fn.clahe(plane, tiles_x=TILES, tiles_y=TILES, clip_limit=clip)

@@ -1,0 +1,134 @@
+"""What augmentation does to one slice: nodes of a graph while it runs, a plain record when written down.
+
+Off means: no flip, alpha 1, beta 0, gamma 1, no kernel, no clip limit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clotseg.errors import ConfigError
+
+DataNode = Any  # DALI ships no types
+
+KERNEL_SIDE = 7
+"""Every kernel lies amid zeros in a square of this side: zeros change no sum, and OpenCV skips them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parameters:
+    """Nodes of the graph, or arrays with one entry a sample.
+
+    Attributes:
+        hflip, vflip: int32, 1 mirrors left to right, top to bottom.
+        levels: int32, 1 changes grey levels by the next three.
+        alpha, beta: float32, grey · alpha + beta, beta in grey levels.
+        gamma: float64, exponent on grey / 255.
+        blur: int32, 1 filters with `kernel`.
+        kernel: float32 [7, 7], correlated with the image.
+        clahe_clip: float64, OpenCV's clip limit for 8 × 8 tiles; 0 is off.
+    """
+
+    hflip: DataNode
+    vflip: DataNode
+    levels: DataNode
+    alpha: DataNode
+    beta: DataNode
+    gamma: DataNode
+    blur: DataNode
+    kernel: DataNode
+    clahe_clip: DataNode
+
+
+PARAMETER_TYPES: dict[str, type[np.generic]] = {
+    "hflip": np.int32,
+    "vflip": np.int32,
+    "levels": np.int32,
+    "alpha": np.float32,
+    "beta": np.float32,
+    "gamma": np.float64,
+    "blur": np.int32,
+    "kernel": np.float32,
+    "clahe_clip": np.float64,
+}
+
+
+class ParameterRecord(TypedDict):
+    """The parameters of one sample as plain values.
+
+    `blur_kernel` has k rows of k cells, k odd and at most 7; None is no blur. `clahe_clip` None is no CLAHE.
+    """
+
+    hflip: bool
+    vflip: bool
+    alpha: float
+    beta: float
+    gamma: float
+    blur_kernel: list[list[float]] | None
+    clahe_clip: float | None
+
+
+def in_order(parameters: Parameters) -> tuple[Any, ...]:
+    """The parameters one after the other, as a graph gives them out."""
+    return tuple(getattr(parameters, field.name) for field in fields(Parameters))
+
+
+def to_records(arrays: Sequence[NDArray[Any]]) -> list[ParameterRecord]:
+    """The records of a batch whose parameters came out of a graph `in_order`."""
+    batch = Parameters(**dict(zip(PARAMETER_TYPES, arrays, strict=True)))
+    return [
+        ParameterRecord(
+            hflip=bool(batch.hflip[place]),
+            vflip=bool(batch.vflip[place]),
+            alpha=float(batch.alpha[place]),
+            beta=float(batch.beta[place]),
+            gamma=float(batch.gamma[place]),
+            blur_kernel=_cells(batch.kernel[place]) if batch.blur[place] else None,
+            clahe_clip=float(batch.clahe_clip[place]) or None,
+        )
+        for place in range(len(batch.hflip))
+    ]
+
+
+def from_records(records: Sequence[ParameterRecord]) -> dict[str, NDArray[Any]]:
+    """The records as one array a parameter, by name.
+
+    Raises:
+        ConfigError: a kernel is not a square of odd side up to 7.
+    """
+    columns: dict[str, list[Any]] = {name: [] for name in PARAMETER_TYPES}
+    for record in records:
+        for name in ("hflip", "vflip", "alpha", "beta", "gamma"):
+            columns[name].append(record[name])
+        columns["levels"].append((record["alpha"], record["beta"], record["gamma"]) != (1, 0, 1))
+        kernel = record["blur_kernel"]
+        columns["blur"].append(kernel is not None)
+        columns["kernel"].append(_amid_zeros([[0.0]] if kernel is None else kernel))
+        columns["clahe_clip"].append(record["clahe_clip"] or 0.0)
+    return {name: np.asarray(columns[name], PARAMETER_TYPES[name]) for name in PARAMETER_TYPES}
+
+
+def _cells(kernel: NDArray[np.float32]) -> list[list[float]]:
+    """The kernel without the zeros it lies amid; the smallest has 3 × 3 cells."""
+    centre = KERNEL_SIDE // 2
+    distance = np.abs(np.arange(KERNEL_SIDE) - centre)
+    used = np.maximum.outer(distance, distance)[kernel != 0]
+    reach = max(1, int(used.max(initial=0)))
+    inner = slice(centre - reach, centre + reach + 1)
+    cells: list[list[float]] = kernel[inner, inner].astype(float).tolist()
+    return cells
+
+
+def _amid_zeros(cells: list[list[float]]) -> NDArray[np.float32]:
+    kernel = np.asarray(cells, np.float32)
+    side = len(kernel)
+    if kernel.shape != (side, side) or side % 2 == 0 or side > KERNEL_SIDE:
+        raise ConfigError(
+            f"a blur kernel of shape {kernel.shape} cannot be applied",
+            where="blur_kernel",
+            fix=f"give k rows of k cells, k odd and at most {KERNEL_SIDE}",
+        )
+    return np.pad(kernel, (KERNEL_SIDE - side) // 2)

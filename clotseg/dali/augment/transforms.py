@@ -1,0 +1,84 @@
+"""Applies augmentation parameters in the DALI graph: uint8 HWC images and masks in, the same out.
+
+In the order of the original: flips, brightness and contrast, gamma, blur, CLAHE. All channels of an image,
+CTA, NCCT and their neighbours alike, share its parameters; the mask gets the flips alone.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from nvidia.dali import fn, math, types
+
+from clotseg.dali.augment.clahe import equalise
+from clotseg.dali.augment.parameters import DataNode, Parameters
+from clotseg.dali.augment.sampler import LARGEST_GREY
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bounds:
+    """What must be known of slices and parameters when a graph is built.
+
+    Attributes:
+        channels: C of every image.
+        largest_side: no slice has more rows or columns.
+        clahe_clips: every clip limit lies between these two.
+    """
+
+    channels: int
+    largest_side: int
+    clahe_clips: tuple[float, float]
+
+
+def transform(
+    images: DataNode, masks: DataNode, parameters: Parameters, bounds: Bounds
+) -> tuple[DataNode, DataNode]:
+    """Applies parameters. Must be called under `pipeline_def(enable_conditionals=True)`."""
+    images = fn.flip(images, horizontal=parameters.hflip, vertical=parameters.vflip)
+    masks = fn.flip(masks, horizontal=parameters.hflip, vertical=parameters.vflip)
+    if parameters.levels == 1:
+        images = _change_levels(images, parameters)
+    if parameters.blur == 1:
+        images = fn.filter(images, _beside(images, parameters.kernel))
+    if parameters.clahe_clip > 0.0:
+        images = equalise(
+            images,
+            parameters.clahe_clip,
+            channels=bounds.channels,
+            largest_side=bounds.largest_side,
+            clips=bounds.clahe_clips,
+        )
+    return images, masks
+
+
+def _beside(images: DataNode, node: DataNode) -> DataNode:
+    """The node on the device of the images."""
+    return node.gpu() if images.device == "gpu" else node
+
+
+def _change_levels(images: DataNode, parameters: Parameters) -> DataNode:
+    """Brightness and contrast, then gamma.
+
+    What becomes of a pixel depends on its grey level alone. On the CPU the 256 levels are worked out and
+    looked up: DALI has no table that differs by sample, but it can rearrange a sequence of 256 one-byte
+    frames, with the pixels for the order.
+    """
+    if images.device == "gpu":
+        return _levels(images, parameters)
+    every_level = types.Constant(np.arange(256, dtype=np.uint8).reshape(256, 1), device="cpu")
+    pixels = fn.cast(fn.reshape(images, shape=[-1], layout=""), dtype=types.INT32)
+    changed = fn.sequence_rearrange(_levels(every_level, parameters), new_order=pixels)
+    return fn.reshape(changed, shape=images.shape(), layout="HWC")
+
+
+def _levels(grey: DataNode, parameters: Parameters) -> DataNode:
+    """In the precision of albumentations: single for the first, double for gamma.
+
+    With gamma 1 the second changes no level; in single precision it would tip a few over. DALI holds
+    constants in single precision, which is exact for 255 but not for 1/255.
+    """
+    alpha, beta, gamma = (
+        _beside(grey, node) for node in (parameters.alpha, parameters.beta, parameters.gamma)
+    )
+    linear = math.floor(math.clamp(grey * alpha + beta, 0.0, LARGEST_GREY))
+    power = math.pow(fn.cast(linear, dtype=types.FLOAT64) / LARGEST_GREY, gamma) * LARGEST_GREY
+    return fn.cast(math.floor(power), dtype=types.UINT8)
