@@ -231,6 +231,25 @@ def test(
 
 
 @app.command()
+def inspect(
+    context: typer.Context,
+    path: Annotated[Path, typer.Argument(help="A project, or the folder of a sliced cohort.")] = Path(),
+    out: Annotated[Path, typer.Option(help="The page to write.", metavar="FILE.html")] = Path("inspect.html"),
+    slices: Annotated[int, typer.Option(help="How many to show, each from another case.", min=1)] = 8,
+    seed: Annotated[int, typer.Option(help="Of the augmentation.", min=0)] = 1,
+    as_json: Json = False,
+) -> None:
+    """Show slices before and after augmentation, each transform by itself and all together."""
+    config = _config(context.obj, {}, print_only=False)
+    from clotseg.contact_sheet import write_contact_sheet
+    from clotseg.results import inspect_table
+
+    page = context.obj.root / out
+    shown = write_contact_sheet(context.obj.root / path, page, config.augment, slices=slices, seed=seed)
+    _print({"page": context.obj.shown(page), "slices": shown}, inspect_table, as_json=as_json)
+
+
+@app.command()
 def doctor(context: typer.Context) -> None:
     """Say what this machine has, with one line of advice per problem."""
     from clotseg.doctor import examine, require_usable

@@ -1,4 +1,4 @@
-"""Applies recorded augmentation parameters to given slices, through the graph that training uses."""
+"""Draws parameters, and applies recorded ones to given slices, through the graphs that training uses."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, overload
@@ -7,13 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def, types
 
+from clotseg.config import AugmentConfig
 from clotseg.dali.augment.parameters import (
     PARAMETER_TYPES,
     DataNode,
     ParameterRecord,
     Parameters,
     from_records,
+    in_order,
+    to_records,
 )
+from clotseg.dali.augment.sampler import draw
 from clotseg.dali.augment.transforms import Bounds, transform
 from clotseg.errors import ConfigError
 
@@ -82,6 +86,15 @@ def replay(
     return np.stack(new_images), np.stack(flat_masks)
 
 
+def sample(config: AugmentConfig, *, count: int, seed: int) -> list[ParameterRecord]:
+    """Draws the parameters of `count` slices, as training does; the same seed draws the same."""
+    pipeline = _sample_pipeline(
+        batch_size=count, num_threads=1, device_id=None, seed=seed, prefetch_queue_depth=1, config=config
+    )
+    pipeline.build()
+    return to_records([np.array(batch.as_tensor()) for batch in pipeline.run()])
+
+
 def _bounds(images: Bytes | list[Bytes], parameters: Sequence[ParameterRecord]) -> Bounds:
     clips = [record["clahe_clip"] for record in parameters if record["clahe_clip"] is not None]
     if any(clip <= 0 for clip in clips):
@@ -91,6 +104,11 @@ def _bounds(images: Bytes | list[Bytes], parameters: Sequence[ParameterRecord]) 
         largest_side=max(max(image.shape[:2]) for image in images),
         clahe_clips=(min(clips, default=USUAL_CLIPS[0]), max(clips, default=USUAL_CLIPS[1])),
     )
+
+
+@pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
+def _sample_pipeline(config: AugmentConfig) -> tuple[DataNode, ...]:
+    return in_order(draw(config))
 
 
 @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
