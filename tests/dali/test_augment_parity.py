@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from albumentations.augmentations.pixel import functional
 from numpy.typing import NDArray
+from nvidia.dali import pipeline_def, types
 
 from clotseg.dali import replay
+from clotseg.dali.augment.clahe import fill_up
 from clotseg.dali.augment.parameters import ParameterRecord
 from tests.dali.conftest import parameters
 
@@ -186,3 +188,25 @@ def test_context_slices_are_channels_of_the_same_image(channels: int) -> None:
     for image, result, (_, apply) in zip(images, got, drawn, strict=True):
         by_channel = [apply(np.ascontiguousarray(image[..., [number] * 2])) for number in range(channels)]
         np.testing.assert_array_equal(result, np.stack([pair[..., 0] for pair in by_channel], axis=-1))
+
+
+@pytest.mark.parametrize(("before", "after"), [((1, 1), (8, 8)), ((7, 5), (8, 8)), ((96, 77), (104, 80))])
+def test_slices_are_filled_up_for_a_gpu_as_opencv_does(
+    before: tuple[int, int], after: tuple[int, int]
+) -> None:
+    """The graph is the same on a CPU, where it need not be used but can be tried."""
+    image = np.random.default_rng(1).integers(0, 256, (*before, 2), np.uint8)
+
+    @pipeline_def(batch_size=1, num_threads=1, device_id=None, enable_conditionals=True)
+    def pipeline() -> Any:
+        return fill_up(
+            types.Constant(image, device="cpu", layout="HWC"), types.Constant(np.array(after)), 200
+        )
+
+    built = pipeline()
+    built.build()
+    (filled,) = built.run()
+    expected = cv2.copyMakeBorder(
+        image, 0, after[0] - before[0], 0, after[1] - before[1], cv2.BORDER_REFLECT_101
+    )
+    np.testing.assert_array_equal(filled.as_array()[0], expected)

@@ -9,7 +9,8 @@ the largest tile and so for every smaller one.
 from collections.abc import Sequence
 from math import ceil
 
-from nvidia.dali import fn, math
+import numpy as np
+from nvidia.dali import fn, math, types
 
 from clotseg.dali.augment.parameters import DataNode
 
@@ -52,9 +53,35 @@ def equalise(
         largest_side: in pixels.
         clips: the smallest and largest clip limit.
     """
-    area = largest_tile_area(largest_side)
-    rungs = rungs_needed(clips[1], clips[0], area)
-    return _climb(images, _rung_of(images, clip, area), rungs, channels, area)
+    largest_area = largest_tile_area(largest_side)
+    rungs = rungs_needed(clips[1], clips[0], largest_area)
+    tile = _tile(images)
+    rung = _rung_of(tile, clip, largest_area)
+    if images.device == "cpu":
+        return _climb(images, rung, rungs, channels, largest_area)
+    # The CPU's operator is OpenCV itself. The GPU's makes the last tiles smaller instead of filling up.
+    sides = images.shape()
+    filled = fill_up(images, tile * TILES, largest_side + TILES)
+    return _climb(filled, rung, rungs, channels, largest_area)[: sides[0], : sides[1]]
+
+
+def fill_up(images: DataNode, sides: DataNode, largest_side: int) -> DataNode:
+    """Mirrors images at their bottom and right edge, which does not come twice, as often as need be.
+
+    Args:
+        images: HWC.
+        sides: int64 [2], rows and columns of the output, not fewer than there are.
+        largest_side: more pixels a side are never asked for.
+    """
+    for axis in (0, 1):
+        places = types.Constant(np.arange(largest_side, dtype=np.int32), device="cpu")[: sides[axis]]
+        last = fn.cast(images.shape()[0] - 1, dtype=types.INT32)
+        period = math.max(last * 2, 1)
+        order = last - math.abs(last - (places - (places // period) * period))
+        mirrored = fn.sequence_rearrange(fn.reshape(images, layout="FHC"), new_order=order)
+        # Now the other side comes first; twice, and the sides are in order again.
+        images = fn.transpose(mirrored, perm=[1, 0, 2])
+    return fn.reshape(images, layout="HWC")
 
 
 def _margin(largest_area: int) -> float:
@@ -62,12 +89,15 @@ def _margin(largest_area: int) -> float:
     return 1 / (3 * (largest_area + 1))
 
 
-def _rung_of(images: DataNode, clip: DataNode, largest_area: int) -> DataNode:
-    """The first rung for each sample's clip limit and tile area; for a limit of 1, any below it will do."""
+def _tile(images: DataNode) -> DataNode:
+    """Rows and columns of a tile, int64 [2]."""
     sides = images.shape()[:2]
     whole = sides // TILES
-    filled_up = fn.reductions.max(sides - whole * TILES) > 0
-    tile = whole + filled_up
+    return whole + (fn.reductions.max(sides - whole * TILES) > 0)
+
+
+def _rung_of(tile: DataNode, clip: DataNode, largest_area: int) -> DataNode:
+    """The first rung for each sample's clip limit and tile; for a limit of 1, any below it will do."""
     area = tile[0] * tile[1]
     limit = math.floor(clip * area / float(BINS))
     return math.ceil(limit * float(largest_area + 1) / area - (0.5 - _margin(largest_area)))
