@@ -58,11 +58,11 @@ def equalise(
     tile = _tile(images)
     rung = _rung_of(tile, clip, largest_area)
     if images.device == "cpu":
-        return _climb(images, rung, rungs, channels, largest_area)
+        return _by_plane(images, rung, rungs, channels, largest_area)
     # The CPU's operator is OpenCV itself. The GPU's makes the last tiles smaller instead of filling up.
     sides = images.shape()
     filled = fill_up(images, tile * TILES, largest_side + TILES)
-    return _climb(filled, rung, rungs, channels, largest_area)[: sides[0], : sides[1]]
+    return _by_plane(filled, rung, rungs, channels, largest_area)[: sides[0], : sides[1]]
 
 
 def fill_up(images: DataNode, sides: DataNode, largest_side: int) -> DataNode:
@@ -103,21 +103,21 @@ def _rung_of(tile: DataNode, clip: DataNode, largest_area: int) -> DataNode:
     return math.ceil(limit * float(largest_area + 1) / area - (0.5 - _margin(largest_area)))
 
 
-def _climb(
+def _by_plane(
     images: DataNode, rung: DataNode, rungs: Sequence[int], channels: int, largest_area: int
 ) -> DataNode:
+    planes = [images[:, :, channel : channel + 1] for channel in range(channels)]
+    return fn.cat(*_climb(planes, rung, rungs, largest_area), axis=2)
+
+
+def _climb(planes: list[DataNode], rung: DataNode, rungs: Sequence[int], largest_area: int) -> list[DataNode]:
     """Halves the ladder until one rung is left, so that a sample passes few conditions."""
     if len(rungs) == 1:
         clip = rung_clip(rungs[0], largest_area)
-        planes = [_clahe(images[:, :, channel : channel + 1], clip) for channel in range(channels)]
-        return fn.cat(*planes, axis=2)
+        return [fn.clahe(plane, tiles_x=TILES, tiles_y=TILES, clip_limit=clip) for plane in planes]
     middle = len(rungs) // 2
     if rung < rungs[middle]:
-        equalised = _climb(images, rung, rungs[:middle], channels, largest_area)
+        equalised = _climb(planes, rung, rungs[:middle], largest_area)
     else:
-        equalised = _climb(images, rung, rungs[middle:], channels, largest_area)
+        equalised = _climb(planes, rung, rungs[middle:], largest_area)
     return equalised
-
-
-def _clahe(plane: DataNode, clip: float) -> DataNode:
-    return fn.clahe(plane, tiles_x=TILES, tiles_y=TILES, clip_limit=clip)
