@@ -48,7 +48,7 @@ def build_ours(side: int, batch: int, device: str) -> Callable[[int], None]:
 
     from clotseg.config import AugmentConfig
     from clotseg.dali.augment.sampler import draw
-    from clotseg.dali.augment.transforms import Bounds, transform
+    from clotseg.dali.augment.transforms import bounds_of, transform
 
     config = AugmentConfig()
     images, masks = make_slices(side)
@@ -56,7 +56,7 @@ def build_ours(side: int, batch: int, device: str) -> Callable[[int], None]:
         (images[start : start + batch], [mask[..., np.newaxis] for mask in masks[start : start + batch]])
         for start in range(0, SLICES - batch + 1, batch)
     ]
-    bounds = Bounds(channels=2, largest_side=side, clahe_clips=config.clahe_limit)
+    bounds = bounds_of(config, channels=2, largest_side=side)
 
     @pipeline_def(
         batch_size=batch,

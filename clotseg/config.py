@@ -58,6 +58,10 @@ class AugmentConfig:
     `key8` shuffles k zeros and 8 - k ones, k from 0 to 7 with even odds, over eight slots of which six switch
     a transform each: every transform is on with probability 0.5625, and they tend to be on together.
     `independent` switches each transform by its own probability, and only then are those of use.
+
+    What the original does not have is off by default and, where it is on, is switched by its own probability
+    whatever the selection: `misregistration` moves the NCCT by up to `misregistration_pixels` a direction,
+    and `drop_modality` blackens the CTA or the NCCT.
     """
 
     probability: Probability = 0.8
@@ -72,6 +76,9 @@ class AugmentConfig:
     blur: Probability = 0.5
     clahe: Probability = 0.5
     clahe_limit: Limits = (1.0, 4.0)
+    misregistration: Probability = 0.0
+    misregistration_pixels: Annotated[float, Field(gt=0, le=8)] = 2.0
+    drop_modality: Probability = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

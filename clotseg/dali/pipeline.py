@@ -14,7 +14,7 @@ from nvidia.dali import fn, pipeline_def, types
 from clotseg.config import AugmentConfig
 from clotseg.dali.augment.parameters import DataNode, in_order
 from clotseg.dali.augment.sampler import draw
-from clotseg.dali.augment.transforms import Bounds, transform
+from clotseg.dali.augment.transforms import bounds_of, transform
 
 
 def slice_pipeline(
@@ -99,7 +99,7 @@ def _pipeline(
     drawn: tuple[DataNode, ...] = ()
     if augment is not None:
         parameters = draw(augment)
-        bounds = Bounds(channels=channels, largest_side=size, clahe_clips=augment.clahe_limit)
+        bounds = bounds_of(augment, channels=channels, largest_side=size)
         images, masks = transform(images, masks, parameters, bounds)
         drawn = in_order(parameters) if log_parameters else ()
     images = fn.cast(_centre_pad(images, size), dtype=types.FLOAT) * (1.0 / 255.0)

@@ -10,7 +10,11 @@ from clotseg.dali import replay
 from clotseg.dali.feed import Feed, plan_training
 from tests.dali.conftest import NOTHING, Recorded, settings
 
-EVERYTHING = AugmentConfig(**{name: 1.0 if value == 0.0 else value for name, value in NOTHING.items()})
+EVERYTHING = AugmentConfig(
+    **{name: 1.0 if value == 0.0 else value for name, value in NOTHING.items()},
+    misregistration=0.9,
+    drop_modality=0.2,
+)
 
 
 @pytest.mark.parametrize("replicas", [1, 2])

@@ -5,7 +5,7 @@ Off means: no flip, alpha 1, beta 0, gamma 1, no kernel, no clip limit.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 from clotseg.errors import ConfigError
 
 DataNode = Any  # DALI ships no types
+
+Modality = Literal["CTA", "NCCT"]
+MODALITIES: tuple[Modality, Modality] = ("CTA", "NCCT")
+"""In the order of the channels: the first half are the CTA's, the second the NCCT's."""
 
 KERNEL_SIDE = 7
 """Every kernel lies amid zeros in a square of this side: zeros change no sum, and OpenCV skips them."""
@@ -30,6 +34,8 @@ class Parameters:
         blur: int32, 1 filters with `kernel`.
         kernel: float32 [7, 7], correlated with the image.
         clahe_clip: float64, OpenCV's clip limit for 8 × 8 tiles; 0 is off.
+        ncct_shift: float32 [2], how far the NCCT moves right and down, in pixels.
+        dropped: int32, 1 blackens the CTA, 2 the NCCT.
     """
 
     hflip: DataNode
@@ -41,6 +47,8 @@ class Parameters:
     blur: DataNode
     kernel: DataNode
     clahe_clip: DataNode
+    ncct_shift: DataNode
+    dropped: DataNode
 
 
 PARAMETER_TYPES: dict[str, type[np.generic]] = {
@@ -53,6 +61,8 @@ PARAMETER_TYPES: dict[str, type[np.generic]] = {
     "blur": np.int32,
     "kernel": np.float32,
     "clahe_clip": np.float64,
+    "ncct_shift": np.float32,
+    "dropped": np.int32,
 }
 
 
@@ -60,6 +70,7 @@ class ParameterRecord(TypedDict):
     """The parameters of one sample as plain values.
 
     `blur_kernel` has k rows of k cells, k odd and at most 7; None is no blur. `clahe_clip` None is no CLAHE.
+    `ncct_shift` is [right, down] in pixels; this and `dropped` are there only where they do something.
     """
 
     hflip: bool
@@ -69,6 +80,8 @@ class ParameterRecord(TypedDict):
     gamma: float
     blur_kernel: list[list[float]] | None
     clahe_clip: float | None
+    ncct_shift: NotRequired[list[float]]
+    dropped: NotRequired[Modality]
 
 
 def in_order(parameters: Parameters) -> tuple[Any, ...]:
@@ -79,18 +92,24 @@ def in_order(parameters: Parameters) -> tuple[Any, ...]:
 def to_records(arrays: Sequence[NDArray[Any]]) -> list[ParameterRecord]:
     """The records of a batch whose parameters came out of a graph `in_order`."""
     batch = Parameters(**dict(zip(PARAMETER_TYPES, arrays, strict=True)))
-    return [
-        ParameterRecord(
-            hflip=bool(batch.hflip[place]),
-            vflip=bool(batch.vflip[place]),
-            alpha=float(batch.alpha[place]),
-            beta=float(batch.beta[place]),
-            gamma=float(batch.gamma[place]),
-            blur_kernel=_cells(batch.kernel[place]) if batch.blur[place] else None,
-            clahe_clip=float(batch.clahe_clip[place]) or None,
-        )
-        for place in range(len(batch.hflip))
-    ]
+    return [_to_record(batch, place) for place in range(len(batch.hflip))]
+
+
+def _to_record(batch: Parameters, place: int) -> ParameterRecord:
+    record = ParameterRecord(
+        hflip=bool(batch.hflip[place]),
+        vflip=bool(batch.vflip[place]),
+        alpha=float(batch.alpha[place]),
+        beta=float(batch.beta[place]),
+        gamma=float(batch.gamma[place]),
+        blur_kernel=_cells(batch.kernel[place]) if batch.blur[place] else None,
+        clahe_clip=float(batch.clahe_clip[place]) or None,
+    )
+    if batch.ncct_shift[place].any():
+        record["ncct_shift"] = batch.ncct_shift[place].astype(float).tolist()
+    if batch.dropped[place]:
+        record["dropped"] = MODALITIES[batch.dropped[place] - 1]
+    return record
 
 
 def from_records(records: Sequence[ParameterRecord]) -> dict[str, NDArray[Any]]:
@@ -108,6 +127,8 @@ def from_records(records: Sequence[ParameterRecord]) -> dict[str, NDArray[Any]]:
         columns["blur"].append(kernel is not None)
         columns["kernel"].append(_amid_zeros([[0.0]] if kernel is None else kernel))
         columns["clahe_clip"].append(record["clahe_clip"] or 0.0)
+        columns["ncct_shift"].append(record.get("ncct_shift", [0.0, 0.0]))
+        columns["dropped"].append(MODALITIES.index(record["dropped"]) + 1 if "dropped" in record else 0)
     return {name: np.asarray(columns[name], PARAMETER_TYPES[name]) for name in PARAMETER_TYPES}
 
 

@@ -79,7 +79,7 @@ def replay(
         masks=[np.ascontiguousarray(mask)[..., np.newaxis] for mask in masks],
         **{name: list(values) for name, values in given.items()},
     )
-    new_images, new_masks = ([np.array(sample) for sample in batch.as_cpu()] for batch in outputs)
+    new_images, new_masks = ([np.array(sample) for sample in batch.as_cpu()] for batch in outputs[:2])
     flat_masks = [mask[..., 0] for mask in new_masks]
     if isinstance(images, list):
         return new_images, flat_masks
@@ -103,6 +103,8 @@ def _bounds(images: Bytes | list[Bytes], parameters: Sequence[ParameterRecord]) 
         channels=images[0].shape[2],
         largest_side=max(max(image.shape[:2]) for image in images),
         clahe_clips=(min(clips, default=USUAL_CLIPS[0]), max(clips, default=USUAL_CLIPS[1])),
+        shifts=any("ncct_shift" in record for record in parameters),
+        drops=any("dropped" in record for record in parameters),
     )
 
 
@@ -112,10 +114,11 @@ def _sample_pipeline(config: AugmentConfig) -> tuple[DataNode, ...]:
 
 
 @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
-def _replay_pipeline(on_gpu: bool, bounds: Bounds) -> tuple[DataNode, DataNode]:
+def _replay_pipeline(on_gpu: bool, bounds: Bounds) -> tuple[DataNode, ...]:
     images = fn.external_source(name="images", layout="HWC", dtype=types.UINT8)
     masks = fn.external_source(name="masks", layout="HWC", dtype=types.UINT8)
     given: dict[str, Any] = {name: fn.external_source(name=name) for name in PARAMETER_TYPES}
     if on_gpu:
         images, masks = images.gpu(), masks.gpu()
-    return transform(images, masks, Parameters(**given), bounds)
+    # What no output depends on would be left out of the graph, and could not be fed.
+    return *transform(images, masks, Parameters(**given), bounds), *given.values()

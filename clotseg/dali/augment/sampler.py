@@ -45,7 +45,24 @@ def draw(config: AugmentConfig) -> Parameters:
         blur=on["blur"],
         kernel=_draw_kernel(),
         clahe_clip=fn.cast(on["clahe"] * _uniform(config.clahe_limit), dtype=types.FLOAT64),
+        ncct_shift=_draw_shift(config),
+        dropped=_draw_dropped(config),
     )
+
+
+def _draw_shift(config: AugmentConfig) -> DataNode:
+    if config.misregistration == 0:
+        return _constant(np.zeros(2, np.float32))
+    on = fn.random.coin_flip(probability=config.probability * config.misregistration)
+    most = config.misregistration_pixels
+    return on * fn.random.uniform(range=[-most, most], shape=[2])
+
+
+def _draw_dropped(config: AugmentConfig) -> DataNode:
+    if config.drop_modality == 0:
+        return types.Constant(np.int32(0), device="cpu")
+    on = fn.random.coin_flip(probability=config.probability * config.drop_modality)
+    return on * (1 + fn.random.coin_flip(probability=0.5))
 
 
 def _draw_switches(config: AugmentConfig) -> dict[str, DataNode]:

@@ -1,7 +1,8 @@
 """Applies augmentation parameters in the DALI graph: uint8 HWC images and masks in, the same out.
 
-In the order of the original: flips, brightness and contrast, gamma, blur, CLAHE. All channels of an image,
-CTA, NCCT and their neighbours alike, share its parameters; the mask gets the flips alone.
+In the order of the original: flips, brightness and contrast, gamma, blur, CLAHE; then what the original
+lacks. All channels of an image, CTA, NCCT and their neighbours alike, share the parameters of the original's
+six; the mask gets the flips alone.
 """
 
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from nvidia.dali import fn, math, types
 
+from clotseg.config import AugmentConfig
 from clotseg.dali.augment.clahe import equalise
 from clotseg.dali.augment.parameters import DataNode, Parameters
 from clotseg.dali.augment.sampler import LARGEST_GREY
@@ -22,11 +24,26 @@ class Bounds:
         channels: C of every image.
         largest_side: no slice has more rows or columns.
         clahe_clips: every clip limit lies between these two.
+        shifts: whether some NCCT is moved.
+        drops: whether some modality is blackened.
     """
 
     channels: int
     largest_side: int
     clahe_clips: tuple[float, float]
+    shifts: bool = False
+    drops: bool = False
+
+
+def bounds_of(config: AugmentConfig, *, channels: int, largest_side: int) -> Bounds:
+    """The bounds of what `draw` draws for slices of up to this side."""
+    return Bounds(
+        channels=channels,
+        largest_side=largest_side,
+        clahe_clips=config.clahe_limit,
+        shifts=config.misregistration > 0,
+        drops=config.drop_modality > 0,
+    )
 
 
 def transform(
@@ -47,7 +64,31 @@ def transform(
             largest_side=bounds.largest_side,
             clips=bounds.clahe_clips,
         )
+    if bounds.shifts:
+        images = _move_ncct(images, parameters.ncct_shift, bounds.channels // 2)
+    if bounds.drops:
+        images = _blacken(images, parameters.dropped, bounds.channels // 2)
     return images, masks
+
+
+def _move_ncct(images: DataNode, shift: DataNode, half: int) -> DataNode:
+    """By fractions of a pixel, linearly between neighbours; black comes in at the edge."""
+    moved = images
+    if fn.reductions.max(math.abs(shift)) > 0.0:
+        back = fn.transforms.translation(offset=shift * -1.0)
+        ncct = fn.warp_affine(images[:, :, half:], matrix=back, fill_value=0.0)
+        moved = fn.cat(images[:, :, :half], ncct, axis=2)
+    return moved
+
+
+def _blacken(images: DataNode, dropped: DataNode, half: int) -> DataNode:
+    first_half = np.repeat(np.array([1, 0], np.uint8), half).reshape(1, 1, -1)
+    kept = images
+    if dropped == 1:
+        kept = images * _beside(images, types.Constant(1 - first_half, device="cpu"))
+    elif dropped == 2:
+        kept = images * _beside(images, types.Constant(first_half, device="cpu"))
+    return kept
 
 
 def _beside(images: DataNode, node: DataNode) -> DataNode:
