@@ -60,8 +60,8 @@ class AugmentConfig:
     `independent` switches each transform by its own probability, and only then are those of use.
 
     What the original does not have is off by default and, where it is on, is switched by its own probability
-    whatever the selection: `misregistration` moves the NCCT by up to `misregistration_pixels` a direction,
-    and `drop_modality` blackens the CTA or the NCCT.
+    whatever the selection: `warp` turns, scales and moves image and mask about the centre, `misregistration`
+    moves the NCCT by up to `misregistration_pixels` a direction, `drop_modality` blackens CTA or NCCT.
     """
 
     probability: Probability = 0.8
@@ -76,6 +76,10 @@ class AugmentConfig:
     blur: Probability = 0.5
     clahe: Probability = 0.5
     clahe_limit: Limits = (1.0, 4.0)
+    warp: Probability = 0.0
+    rotation_degrees: Limits = (-10.0, 10.0)
+    scale_limit: Limits = (0.9, 1.1)
+    shift_pixels: Limits = (-8.0, 8.0)
     misregistration: Probability = 0.0
     misregistration_pixels: Annotated[float, Field(gt=0, le=8)] = 2.0
     drop_modality: Probability = 0.0
@@ -242,10 +246,13 @@ def _check_together(config: Config) -> None:
         ("augment.contrast_limit", config.augment.contrast_limit),
         ("augment.gamma_limit", config.augment.gamma_limit),
         ("augment.clahe_limit", config.augment.clahe_limit),
+        ("augment.rotation_degrees", config.augment.rotation_degrees),
+        ("augment.scale_limit", config.augment.scale_limit),
+        ("augment.shift_pixels", config.augment.shift_pixels),
     ):
         if not limits[0] <= limits[1]:
             problems.append(f"{name}: the low end {limits[0]} must not lie above the high end {limits[1]}")
-    for name in ("gamma_limit", "clahe_limit"):
+    for name in ("gamma_limit", "clahe_limit", "scale_limit"):
         if getattr(config.augment, name)[0] <= 0:
             problems.append(f"augment.{name}: must be above 0")
     step = 2**config.network.depth

@@ -18,6 +18,8 @@ Modality = Literal["CTA", "NCCT"]
 MODALITIES: tuple[Modality, Modality] = ("CTA", "NCCT")
 """In the order of the channels: the first half are the CTA's, the second the NCCT's."""
 
+NO_WARP = np.eye(2, 3, dtype=np.float32)
+
 KERNEL_SIDE = 7
 """Every kernel lies amid zeros in a square of this side: zeros change no sum, and OpenCV skips them."""
 
@@ -34,6 +36,8 @@ class Parameters:
         blur: int32, 1 filters with `kernel`.
         kernel: float32 [7, 7], correlated with the image.
         clahe_clip: float64, OpenCV's clip limit for 8 × 8 tiles; 0 is off.
+        warp: float32 [2, 3], leads from a point of the output, in pixels right and down of the centre, to
+            where it comes from.
         ncct_shift: float32 [2], how far the NCCT moves right and down, in pixels.
         dropped: int32, 1 blackens the CTA, 2 the NCCT.
     """
@@ -47,6 +51,7 @@ class Parameters:
     blur: DataNode
     kernel: DataNode
     clahe_clip: DataNode
+    warp: DataNode
     ncct_shift: DataNode
     dropped: DataNode
 
@@ -61,6 +66,7 @@ PARAMETER_TYPES: dict[str, type[np.generic]] = {
     "blur": np.int32,
     "kernel": np.float32,
     "clahe_clip": np.float64,
+    "warp": np.float32,
     "ncct_shift": np.float32,
     "dropped": np.int32,
 }
@@ -70,7 +76,8 @@ class ParameterRecord(TypedDict):
     """The parameters of one sample as plain values.
 
     `blur_kernel` has k rows of k cells, k odd and at most 7; None is no blur. `clahe_clip` None is no CLAHE.
-    `ncct_shift` is [right, down] in pixels; this and `dropped` are there only where they do something.
+    `warp` has two rows of three numbers, `ncct_shift` is [right, down] in pixels, and `dropped` a modality;
+    these three are there only where they do something.
     """
 
     hflip: bool
@@ -80,6 +87,7 @@ class ParameterRecord(TypedDict):
     gamma: float
     blur_kernel: list[list[float]] | None
     clahe_clip: float | None
+    warp: NotRequired[list[list[float]]]
     ncct_shift: NotRequired[list[float]]
     dropped: NotRequired[Modality]
 
@@ -105,6 +113,8 @@ def _to_record(batch: Parameters, place: int) -> ParameterRecord:
         blur_kernel=_cells(batch.kernel[place]) if batch.blur[place] else None,
         clahe_clip=float(batch.clahe_clip[place]) or None,
     )
+    if (batch.warp[place] != NO_WARP).any():
+        record["warp"] = batch.warp[place].astype(float).tolist()
     if batch.ncct_shift[place].any():
         record["ncct_shift"] = batch.ncct_shift[place].astype(float).tolist()
     if batch.dropped[place]:
@@ -127,6 +137,7 @@ def from_records(records: Sequence[ParameterRecord]) -> dict[str, NDArray[Any]]:
         columns["blur"].append(kernel is not None)
         columns["kernel"].append(_amid_zeros([[0.0]] if kernel is None else kernel))
         columns["clahe_clip"].append(record["clahe_clip"] or 0.0)
+        columns["warp"].append(record.get("warp", NO_WARP))
         columns["ncct_shift"].append(record.get("ncct_shift", [0.0, 0.0]))
         columns["dropped"].append(MODALITIES.index(record["dropped"]) + 1 if "dropped" in record else 0)
     return {name: np.asarray(columns[name], PARAMETER_TYPES[name]) for name in PARAMETER_TYPES}

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from nvidia.dali import fn, math, types
 
 from clotseg.config import AugmentConfig
-from clotseg.dali.augment.parameters import KERNEL_SIDE, DataNode, Parameters
+from clotseg.dali.augment.parameters import KERNEL_SIDE, NO_WARP, DataNode, Parameters
 
 LARGEST_GREY = 255.0
 
@@ -45,9 +45,21 @@ def draw(config: AugmentConfig) -> Parameters:
         blur=on["blur"],
         kernel=_draw_kernel(),
         clahe_clip=fn.cast(on["clahe"] * _uniform(config.clahe_limit), dtype=types.FLOAT64),
+        warp=_draw_warp(config),
         ncct_shift=_draw_shift(config),
         dropped=_draw_dropped(config),
     )
+
+
+def _draw_warp(config: AugmentConfig) -> DataNode:
+    if config.warp == 0:
+        return _constant(NO_WARP)
+    on = fn.random.coin_flip(probability=config.probability * config.warp)
+    turned = fn.transforms.rotation(angle=on * _uniform(config.rotation_degrees))
+    factor = on * (1.0 / _uniform(config.scale_limit) - 1.0) + 1.0
+    scaled = fn.transforms.scale(turned, scale=fn.stack(factor, factor))
+    right, down = on * _uniform(config.shift_pixels), on * _uniform(config.shift_pixels)
+    return fn.transforms.translation(scaled, offset=fn.stack(right, down))
 
 
 def _draw_shift(config: AugmentConfig) -> DataNode:

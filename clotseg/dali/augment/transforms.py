@@ -1,8 +1,8 @@
 """Applies augmentation parameters in the DALI graph: uint8 HWC images and masks in, the same out.
 
 In the order of the original: flips, brightness and contrast, gamma, blur, CLAHE; then what the original
-lacks. All channels of an image, CTA, NCCT and their neighbours alike, share the parameters of the original's
-six; the mask gets the flips alone.
+lacks, but for the warp, which comes after the flips. All channels of an image, CTA, NCCT and their neighbours
+alike, share the parameters of the original's six; the mask gets flips and warp alone.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from nvidia.dali import fn, math, types
 
 from clotseg.config import AugmentConfig
 from clotseg.dali.augment.clahe import equalise
-from clotseg.dali.augment.parameters import DataNode, Parameters
+from clotseg.dali.augment.parameters import NO_WARP, DataNode, Parameters
 from clotseg.dali.augment.sampler import LARGEST_GREY
 
 
@@ -24,6 +24,7 @@ class Bounds:
         channels: C of every image.
         largest_side: no slice has more rows or columns.
         clahe_clips: every clip limit lies between these two.
+        warps: whether some slice is turned, scaled or moved.
         shifts: whether some NCCT is moved.
         drops: whether some modality is blackened.
     """
@@ -31,6 +32,7 @@ class Bounds:
     channels: int
     largest_side: int
     clahe_clips: tuple[float, float]
+    warps: bool = False
     shifts: bool = False
     drops: bool = False
 
@@ -41,6 +43,7 @@ def bounds_of(config: AugmentConfig, *, channels: int, largest_side: int) -> Bou
         channels=channels,
         largest_side=largest_side,
         clahe_clips=config.clahe_limit,
+        warps=config.warp > 0,
         shifts=config.misregistration > 0,
         drops=config.drop_modality > 0,
     )
@@ -52,6 +55,8 @@ def transform(
     """Applies parameters. Must be called under `pipeline_def(enable_conditionals=True)`."""
     images = fn.flip(images, horizontal=parameters.hflip, vertical=parameters.vflip)
     masks = fn.flip(masks, horizontal=parameters.hflip, vertical=parameters.vflip)
+    if bounds.warps:
+        images, masks = _warp(images, masks, parameters.warp)
     if parameters.levels == 1:
         images = _change_levels(images, parameters)
     if parameters.blur == 1:
@@ -69,6 +74,20 @@ def transform(
     if bounds.drops:
         images = _blacken(images, parameters.dropped, bounds.channels // 2)
     return images, masks
+
+
+def _warp(images: DataNode, masks: DataNode, matrix: DataNode) -> tuple[DataNode, DataNode]:
+    """Linear for the image, nearest for the mask; black comes in at the edge."""
+    warped, warped_masks = images, masks
+    if fn.reductions.max(math.abs(matrix - types.Constant(NO_WARP, device="cpu"))) > 0.0:
+        sides = fn.cast(images.shape()[:2], dtype=types.FLOAT)
+        centre = fn.stack(sides[1], sides[0]) * 0.5
+        whole = fn.transforms.combine(fn.transforms.translation(offset=centre * -1.0), matrix)
+        whole = fn.transforms.translation(whole, offset=centre)
+        warped = fn.warp_affine(images, matrix=whole, fill_value=0.0)
+        nearest = types.DALIInterpType.INTERP_NN
+        warped_masks = fn.warp_affine(masks, matrix=whole, fill_value=0.0, interp_type=nearest)
+    return warped, warped_masks
 
 
 def _move_ncct(images: DataNode, shift: DataNode, half: int) -> DataNode:
