@@ -24,7 +24,7 @@ from clotseg.train.loop import input_size, train, train_or_reuse, volume_dice
 SETTINGS = Config(
     feed=FeedConfig(size=32),
     augment=AugmentConfig(probability=0.5),
-    network=NetworkConfig(filters=4, depth=2),
+    network=NetworkConfig(filters=4, depth=2, initial_probability=0.5),
     train=TrainConfig(epochs=2, batch_size=5, learning_rate=1e-3, seed=5),
     runtime=RuntimeConfig(gpus=0),
 )
