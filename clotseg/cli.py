@@ -175,6 +175,10 @@ def train(
     replicas: Annotated[
         int | None, typer.Option(help="Logical CPU devices, to try distribution without GPUs.")
     ] = None,
+    log_augment: Annotated[
+        int | None,
+        typer.Option(help="Write down how the first N samples of each epoch are augmented.", metavar="N"),
+    ] = None,
     as_json: Json = False,
     print_config: PrintConfig = False,
 ) -> None:
@@ -192,6 +196,7 @@ def train(
             "network.depth": depth,
             "runtime.gpus": gpus,
             "runtime.replicas": replicas,
+            "runtime.log_augment": log_augment,
         },
         print_only=print_config,
     )
@@ -223,6 +228,25 @@ def test(
     checkpoint = None if ckpt is None else context.obj.root / ckpt
     result = score_test_cohort(context.obj, config, open_progress(), checkpoint=checkpoint)
     _print(result, test_table, as_json=as_json)
+
+
+@app.command()
+def inspect(
+    context: typer.Context,
+    path: Annotated[Path, typer.Argument(help="A project, or the folder of a sliced cohort.")] = Path(),
+    out: Annotated[Path, typer.Option(help="The page to write.", metavar="FILE.html")] = Path("inspect.html"),
+    slices: Annotated[int, typer.Option(help="How many to show, each from another case.", min=1)] = 8,
+    seed: Annotated[int, typer.Option(help="Of the augmentation.", min=0)] = 1,
+    as_json: Json = False,
+) -> None:
+    """Show slices before and after augmentation, each transform by itself and all together."""
+    config = _config(context.obj, {}, print_only=False)
+    from clotseg.contact_sheet import write_contact_sheet
+    from clotseg.results import inspect_table
+
+    page = context.obj.root / out
+    shown = write_contact_sheet(context.obj.root / path, page, config.augment, slices=slices, seed=seed)
+    _print({"page": context.obj.shown(page), "slices": shown}, inspect_table, as_json=as_json)
 
 
 @app.command()

@@ -53,9 +53,19 @@ class FeedConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AugmentConfig:
-    """Augmentation: with `probability` a slice is augmented at all, then each transform by its own."""
+    """Augmentation: with `probability` a slice is augmented at all; `selection` then draws the transforms.
+
+    `key8` shuffles k zeros and 8 - k ones, k from 0 to 7 with even odds, over eight slots of which six switch
+    a transform each: every transform is on with probability 0.5625, and they tend to be on together.
+    `independent` switches each transform by its own probability, and only then are those of use.
+
+    What the original does not have is off by default and, where it is on, is switched by its own probability
+    whatever the selection: `warp` turns, scales and moves image and mask about the centre, `misregistration`
+    moves the NCCT by up to `misregistration_pixels` a direction, `drop_modality` blackens CTA or NCCT.
+    """
 
     probability: Probability = 0.8
+    selection: Literal["key8", "independent"] = "key8"
     horizontal_flip: Probability = 0.5
     vertical_flip: Probability = 0.5
     brightness_contrast: Probability = 0.5
@@ -63,6 +73,16 @@ class AugmentConfig:
     contrast_limit: Limits = (-0.2, 0.2)
     gamma: Probability = 0.5
     gamma_limit: Limits = (0.8, 1.2)
+    blur: Probability = 0.5
+    clahe: Probability = 0.5
+    clahe_limit: Limits = (1.0, 4.0)
+    warp: Probability = 0.0
+    rotation_degrees: Limits = (-10.0, 10.0)
+    scale_limit: Limits = (0.9, 1.1)
+    shift_pixels: Limits = (-8.0, 8.0)
+    misregistration: Probability = 0.0
+    misregistration_pixels: Annotated[float, Field(gt=0, le=8)] = 2.0
+    drop_modality: Probability = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,12 +132,16 @@ class TestConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RuntimeConfig:
-    """How fast, not what: devices, logical CPU replicas for trying out distribution, DALI threads."""
+    """How fast, not what: devices, logical CPU replicas for trying out distribution, DALI threads.
+
+    The augmentation of the first `log_augment` samples of each epoch is written down.
+    """
 
     gpus: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     replicas: Count = 1
     threads: Count | Literal["auto"] = "auto"
     prefetch: Count = 2
+    log_augment: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -226,11 +250,16 @@ def _check_together(config: Config) -> None:
         ("augment.brightness_limit", config.augment.brightness_limit),
         ("augment.contrast_limit", config.augment.contrast_limit),
         ("augment.gamma_limit", config.augment.gamma_limit),
+        ("augment.clahe_limit", config.augment.clahe_limit),
+        ("augment.rotation_degrees", config.augment.rotation_degrees),
+        ("augment.scale_limit", config.augment.scale_limit),
+        ("augment.shift_pixels", config.augment.shift_pixels),
     ):
         if not limits[0] <= limits[1]:
             problems.append(f"{name}: the low end {limits[0]} must not lie above the high end {limits[1]}")
-    if config.augment.gamma_limit[0] <= 0:
-        problems.append("augment.gamma_limit: must be above 0")
+    for name in ("gamma_limit", "clahe_limit", "scale_limit"):
+        if getattr(config.augment, name)[0] <= 0:
+            problems.append(f"augment.{name}: must be above 0")
     step = 2**config.network.depth
     if isinstance(config.feed.size, int) and config.feed.size % step:
         problems.append(

@@ -94,6 +94,11 @@ class Run:
         return self.relevant / "history.csv"
 
     @property
+    def augmentations(self) -> Path:
+        """How the first samples of each epoch were augmented, one a line; there where a run logs it."""
+        return self.relevant / "augmentations.jsonl"
+
+    @property
     def record(self) -> Path:
         """Configuration, keys and outcome of the run; its `state` tells whether the run finished."""
         return self.relevant / "run.json"

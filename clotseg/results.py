@@ -62,6 +62,11 @@ def test_table(result: dict[str, Any]) -> RenderableType:
     return Group(table, _facts(facts))
 
 
+def inspect_table(result: dict[str, Any]) -> RenderableType:
+    """Where the contact sheet is."""
+    return _facts({"page": result["page"], "slices": result["slices"]})
+
+
 def doctor_table(findings: list[Finding]) -> RenderableType:
     """What `examine` found."""
     table = Table.grid(padding=(0, 2))

@@ -18,6 +18,19 @@ from clotseg.prep.stages import run_prep
 from clotseg.project import Project
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--device gpu` runs on a GPU, too, what can run on either."""
+    parser.addoption("--device", choices=("cpu", "gpu"), default="cpu", help="where augmentation is tested")
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def device(request: pytest.FixtureRequest) -> str:
+    """The CPU, and a GPU where the tests are run with `--device gpu`."""
+    if request.param == "gpu" and request.config.getoption("--device") != "gpu":
+        pytest.skip("needs a GPU: run with --device gpu")
+    return str(request.param)
+
+
 def write_case(
     project: Project,
     name: str,

@@ -113,6 +113,12 @@ def test_a_window_must_rise_from_one_number_to_another(toml, window, limits):
         ("brightness_limit = [0.2, -0.2]", "augment.brightness_limit"),
         ("contrast_limit = [0.2, -0.2]", "augment.contrast_limit"),
         ("contrast_limit = [0.2, inf]", "augment.contrast_limit"),
+        ("clahe_limit = [0.0, 4.0]", "augment.clahe_limit"),
+        ("clahe_limit = [4.0, 1.0]", "augment.clahe_limit"),
+        ("scale_limit = [0.0, 1.1]", "augment.scale_limit"),
+        ("rotation_degrees = [5, -5]", "augment.rotation_degrees"),
+        ("shift_pixels = [5, -5]", "augment.shift_pixels"),
+        ('selection = "key9"', "augment.selection"),
     ],
 )
 def test_limits_of_an_augmentation_must_make_sense(toml, limits, setting):

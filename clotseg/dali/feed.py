@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clotseg.config import AugmentConfig
+from clotseg.dali.augment.parameters import ParameterRecord, to_records
 from clotseg.errors import CorruptArtifactError
 from clotseg.prep.shards import index_name
 
 Tensor = Any  # TensorFlow ships no types
 
 SIZE_STEP = 16
+MOST_REPLICAS = 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,11 +157,13 @@ class ReplicaBatch:
         images: float32 [N, size, size, C], 0…1, on the replica's device.
         masks: float32 [N, size, size, 1].
         uids: int64 [N], as they came out of the records.
+        parameters: how each slice was augmented, where the feed logs that.
     """
 
     images: Tensor
     masks: Tensor
     uids: NDArray[np.int64]
+    parameters: list[ParameterRecord]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,12 +172,14 @@ class FeedSettings:
 
     Attributes:
         size: side of the padded square, in pixels.
+        channels: of every slice.
         gpus: the GPU of each replica, or None for each replica on the CPU.
         threads: CPU threads of each pipeline.
         prefetch: batches each pipeline makes ahead.
     """
 
     size: int
+    channels: int
     gpus: tuple[int | None, ...]
     threads: int
     prefetch: int
@@ -181,6 +187,8 @@ class FeedSettings:
 
 class Feed:
     """One epoch of batches: iterate over it once.
+
+    Each epoch and each replica draws its augmentation from a stream of its own.
 
     Attributes:
         waited_s: how long the iteration has blocked for input so far, in seconds.
@@ -195,13 +203,15 @@ class Feed:
         augment: AugmentConfig | None = None,
         seed: int = 0,
         epoch: int = 0,
+        log_parameters: bool = False,
     ) -> None:
         self._plan = plan
         self._settings = settings
+        self._log_parameters = log_parameters
         self.waited_s = 0.0
         with tempfile.TemporaryDirectory(prefix="clotseg-index-") as scratch:
             self._pipelines = [
-                self._open(cohort, replica, Path(scratch), augment, [seed, epoch, replica])
+                self._open(cohort, replica, Path(scratch), augment, stream_seed(seed, epoch, replica))
                 for replica in range(plan.uids.shape[1])
             ]
 
@@ -211,7 +221,7 @@ class Feed:
         replica: int,
         scratch: Path,
         augment: AugmentConfig | None,
-        seed_words: Sequence[int],
+        seed: int,
     ) -> Any:
         from clotseg.dali.pipeline import slice_pipeline
 
@@ -220,10 +230,12 @@ class Feed:
             shards=shards,
             indices=indices,
             size=self._settings.size,
+            channels=self._settings.channels,
             augment=augment,
+            log_parameters=self._log_parameters,
             batch_size=self._plan.uids.shape[2],
             threads=self._settings.threads,
-            seed=int(np.random.SeedSequence(seed_words).generate_state(1)[0] >> 1),
+            seed=seed,
             device_id=self._settings.gpus[replica],
             prefetch=self._settings.prefetch,
         )
@@ -248,15 +260,26 @@ class Feed:
             yield batches
 
 
+def stream_seed(seed: int, epoch: int, replica: int) -> int:
+    """The seed of one pipeline. No two of a run are the same, for up to 512 replicas and 4 million epochs.
+
+    DALI heeds 32 bits of a seed, too few for hashes never to meet: so the run's seed is hashed, and epoch and
+    replica are counted on from there. DALI hashes what it is given.
+    """
+    start = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    return (start + epoch * MOST_REPLICAS + replica) % 2**31
+
+
 def _to_tensorflow(outputs: Sequence[Any]) -> ReplicaBatch:
     """Hands DALI's buffers to TensorFlow by DLPack: no pixel is copied; a buffer lives with its tensor."""
     import tensorflow as tf
 
-    images, masks, uids = outputs
+    images, masks, uids, *parameters = outputs
     return ReplicaBatch(
         images=tf.experimental.dlpack.from_dlpack(images.as_tensor().__dlpack__()),
         masks=tf.experimental.dlpack.from_dlpack(masks.as_tensor().__dlpack__()),
         uids=np.array(uids.as_tensor()).ravel(),
+        parameters=to_records([np.array(node.as_tensor()) for node in parameters]) if parameters else [],
     )
 
 

@@ -12,7 +12,9 @@ import nvidia.dali.tfrecord as tfrecord
 from nvidia.dali import fn, pipeline_def, types
 
 from clotseg.config import AugmentConfig
-from clotseg.dali.augment import DataNode, draw, transform
+from clotseg.dali.augment.parameters import DataNode, in_order
+from clotseg.dali.augment.sampler import draw
+from clotseg.dali.augment.transforms import bounds_of, transform
 
 
 def slice_pipeline(
@@ -20,7 +22,9 @@ def slice_pipeline(
     shards: Sequence[Path],
     indices: Sequence[Path],
     size: int,
+    channels: int,
     augment: AugmentConfig | None,
+    log_parameters: bool = False,
     batch_size: int,
     threads: int,
     seed: int,
@@ -33,7 +37,9 @@ def slice_pipeline(
         shards: TFRecord files; a file may come up more than once.
         indices: the index of each, `offset size` a line.
         size: side of the output square, in pixels; no slice may be larger.
+        channels: of every slice.
         augment: how training slices are augmented; None leaves them as they are.
+        log_parameters: whether to give out what was drawn, too.
         batch_size: slices a batch.
         threads: CPU threads; their number does not change the output.
         seed: of the augmentation.
@@ -42,7 +48,8 @@ def slice_pipeline(
 
     Returns:
         A pipeline whose run gives images float32 [N, size, size, C] in 0…1, masks float32
-        [N, size, size, 1] of 0 and 1, and uids int64 [N, 1].
+        [N, size, size, 1] of 0 and 1, and uids int64 [N, 1]; where parameters are logged, these follow in the
+        order of `in_order`.
     """
     pipeline = _pipeline(
         batch_size=batch_size,
@@ -53,7 +60,9 @@ def slice_pipeline(
         paths=[str(path) for path in shards],
         indices=[str(path) for path in indices],
         size=size,
+        channels=channels,
         augment=augment,
+        log_parameters=log_parameters,
         on_gpu=device_id is not None,
     )
     pipeline.build()
@@ -62,8 +71,14 @@ def slice_pipeline(
 
 @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
 def _pipeline(
-    paths: list[str], indices: list[str], size: int, augment: AugmentConfig | None, on_gpu: bool
-) -> tuple[DataNode, DataNode, DataNode]:
+    paths: list[str],
+    indices: list[str],
+    size: int,
+    channels: int,
+    augment: AugmentConfig | None,
+    log_parameters: bool,
+    on_gpu: bool,
+) -> tuple[DataNode, ...]:
     record = fn.readers.tfrecord(
         path=paths,
         index_path=indices,
@@ -81,11 +96,15 @@ def _pipeline(
     )
     if on_gpu:
         images, masks = images.gpu(), masks.gpu()
+    drawn: tuple[DataNode, ...] = ()
     if augment is not None:
-        images, masks = transform(images, masks, draw(augment))
+        parameters = draw(augment)
+        bounds = bounds_of(augment, channels=channels, largest_side=size)
+        images, masks = transform(images, masks, parameters, bounds)
+        drawn = in_order(parameters) if log_parameters else ()
     images = fn.cast(_centre_pad(images, size), dtype=types.FLOAT) * (1.0 / 255.0)
     masks = fn.cast(_centre_pad(masks, size), dtype=types.FLOAT)
-    return images, masks, record["uid"]
+    return images, masks, record["uid"], *drawn
 
 
 def _centre_pad(images: DataNode, size: int) -> DataNode:

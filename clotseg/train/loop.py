@@ -14,6 +14,7 @@ from clotseg.dali.feed import (
     EpochPlan,
     Feed,
     FeedSettings,
+    ReplicaBatch,
     SlicedCohort,
     open_cohort,
     padded_size,
@@ -30,6 +31,7 @@ from clotseg.train.checkpoint import Description, read_description, save_checkpo
 from clotseg.train.devices import Devices, open_devices
 from clotseg.train.records import (
     EpochRow,
+    append_augmentations,
     append_history,
     open_run,
     read_history,
@@ -86,7 +88,7 @@ def train(project: Project, config: Config, view: TrainingView) -> dict[str, Any
         view.run(run.folder.name, str(devices), config.train.epochs),
     ):
         for epoch in range(1, config.train.epochs + 1):
-            row = _run_epoch(session, epoch)
+            row = _run_epoch(session, run, epoch)
             append_history(run, row)
             best = _keep(session, run, row, best)
             view.epoch_done(row)
@@ -175,7 +177,11 @@ def _open_session(
         training=opened["Training"],
         validation=opened["Validation"],
         feed=FeedSettings(
-            size=size, gpus=devices.gpus, threads=devices.threads, prefetch=config.runtime.prefetch
+            size=size,
+            channels=len(CHANNELS),
+            gpus=devices.gpus,
+            threads=devices.threads,
+            prefetch=config.runtime.prefetch,
         ),
         model=model,
         optimizer=optimizer,
@@ -192,7 +198,7 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
     return config.learning_rate * (1 + math.cos(math.pi * (epoch - 1) / config.epochs)) / 2
 
 
-def _run_epoch(session: Session, epoch: int) -> EpochRow:
+def _run_epoch(session: Session, run: Run, epoch: int) -> EpochRow:
     started = time.perf_counter()
     config = session.config.train
     session.optimizer.learning_rate.assign(learning_rate(config, epoch))
@@ -205,7 +211,7 @@ def _run_epoch(session: Session, epoch: int) -> EpochRow:
         seed=config.seed,
         epoch=epoch,
     )
-    loss, waited_s = _train_pass(session, plan, epoch)
+    loss, waited_s = _train_pass(session, run, plan, epoch)
     train_s = time.perf_counter() - started
     val_dice = volume_dice(_validation_pass(session))
     return EpochRow(
@@ -219,17 +225,25 @@ def _run_epoch(session: Session, epoch: int) -> EpochRow:
     )
 
 
-def _train_pass(session: Session, plan: EpochPlan, epoch: int) -> tuple[float, float]:
+def _train_pass(session: Session, run: Run, plan: EpochPlan, epoch: int) -> tuple[float, float]:
     """Mean loss of the steps, and seconds spent waiting for input."""
     config = session.config
+    to_log = config.runtime.log_augment
     feed = Feed(
-        session.training, plan, session.feed, augment=config.augment, seed=config.train.seed, epoch=epoch
+        session.training,
+        plan,
+        session.feed,
+        augment=config.augment,
+        seed=config.train.seed,
+        epoch=epoch,
+        log_parameters=to_log > 0,
     )
     session.view.epoch_begins(epoch, len(plan.uids))
     losses: list[float] = []
     in_flight: list[Any] = []
     for batches, weights in zip(feed, plan.weights, strict=True):
         in_flight.append((session.train_step(batches, weights), batches))
+        to_log -= _log_augmentations(run, epoch, batches, to_log)
         if len(in_flight) > 1:
             # Reading the loss of the step before waits for it; only then may its batch be let go.
             losses.append(float(in_flight.pop(0)[0]))
@@ -237,6 +251,16 @@ def _train_pass(session: Session, plan: EpochPlan, epoch: int) -> tuple[float, f
     losses.append(float(in_flight.pop()[0]))
     session.view.step_done(losses[-1], config.train.batch_size, feed.waited_s)
     return float(np.mean(losses)), feed.waited_s
+
+
+def _log_augmentations(run: Run, epoch: int, batches: list[ReplicaBatch], most: int) -> int:
+    """Writes down how the next samples were augmented, `most` at most; returns how many it wrote."""
+    uids = [int(uid) for batch in batches for uid in batch.uids][:most]
+    if uids:
+        append_augmentations(
+            run, epoch, uids, [record for batch in batches for record in batch.parameters][:most]
+        )
+    return len(uids)
 
 
 def _validation_pass(session: Session) -> NDArray[np.int64]:

@@ -1,10 +1,11 @@
 """A run's records: settings, split, environment and history in; `Relevant_Files`, to audit a run, out."""
 
 import csv
+import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
@@ -13,6 +14,7 @@ from typing import Any
 
 from clotseg import __version__, artifact
 from clotseg.config import Config, plain, to_toml
+from clotseg.dali.augment.parameters import ParameterRecord
 from clotseg.errors import CorruptArtifactError
 from clotseg.prep.cohorts import SPLIT_FILE
 from clotseg.project import Project, Run
@@ -110,6 +112,15 @@ def append_history(run: Run, row: EpochRow) -> None:
         if new:
             writer.writeheader()
         writer.writerow(asdict(row))
+
+
+def append_augmentations(
+    run: Run, epoch: int, uids: Sequence[int], parameters: Sequence[ParameterRecord]
+) -> None:
+    """Adds a line of JSON a sample: epoch, uid, and the parameters as `clotseg.dali.replay` takes them."""
+    with run.augmentations.open("a", encoding="utf-8") as stream:
+        for uid, record in zip(uids, parameters, strict=True):
+            stream.write(json.dumps({"epoch": epoch, "uid": uid, **record}) + "\n")
 
 
 def read_history(run: Run) -> list[dict[str, float]]:

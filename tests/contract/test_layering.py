@@ -22,15 +22,19 @@ STORY = ("prep", "dali", "train", "evaluate")
 MAY_IMPORT = {
     **{name: SHARED[:place] for place, name in enumerate(SHARED)},
     **{name: (*SHARED, *STORY[:place]) for place, name in enumerate(STORY)},
+    "contact_sheet": (*SHARED, "prep", "dali"),
     "phantom": SHARED,
     "doctor": SHARED,
     "results": (*SHARED, "doctor"),
     "demo": (*SHARED, *STORY, "phantom"),
-    "cli": (*SHARED, *STORY, "phantom", "doctor", "results", "demo"),
+    "cli": (*SHARED, *STORY, "phantom", "doctor", "results", "demo", "contact_sheet"),
 }
 
 HEAVY_AT_MODULE_LEVEL = {
-    "dali/augment.py": {"nvidia"},
+    "dali/augment/clahe.py": {"nvidia"},
+    "dali/augment/rerun.py": {"nvidia"},
+    "dali/augment/sampler.py": {"nvidia"},
+    "dali/augment/transforms.py": {"nvidia"},
     "dali/pipeline.py": {"nvidia"},
     "evaluate/figures.py": {"matplotlib"},
     "evaluate/metrics.py": {"scipy"},

@@ -3,11 +3,13 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from clotseg.dali.augment.parameters import ParameterRecord
 from clotseg.dali.feed import FeedSettings, SlicedCohort, open_cohort
 from clotseg.prep.stages import read_sliced
 from clotseg.project import Project
@@ -16,6 +18,32 @@ from clotseg.project import Project
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 SIZE = 48
+
+NOTHING = {
+    "probability": 1.0,
+    "selection": "independent",
+    "horizontal_flip": 0.0,
+    "vertical_flip": 0.0,
+    "brightness_contrast": 0.0,
+    "gamma": 0.0,
+    "blur": 0.0,
+    "clahe": 0.0,
+}
+"""Settings under which every slice is augmented by no transform: switch on what a test is about."""
+
+
+def parameters(**changed: Any) -> ParameterRecord:
+    """Nothing on but what is named."""
+    off = {
+        "hflip": False,
+        "vflip": False,
+        "alpha": 1.0,
+        "beta": 0.0,
+        "gamma": 1.0,
+        "blur_kernel": None,
+        "clahe_clip": None,
+    }
+    return ParameterRecord(**{**off, **changed})  # type: ignore[typeddict-item]
 
 
 @dataclass(frozen=True)
@@ -43,7 +71,7 @@ def centred(picture: NDArray[np.uint8], size: int = SIZE) -> NDArray[np.uint8]:
 
 def settings(replicas: int = 1, *, size: int = SIZE, threads: int = 1) -> FeedSettings:
     """A feed on the CPU."""
-    return FeedSettings(size=size, gpus=(None,) * replicas, threads=threads, prefetch=2)
+    return FeedSettings(size=size, channels=2, gpus=(None,) * replicas, threads=threads, prefetch=2)
 
 
 def read_records(shards: list[Path]) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:

@@ -27,9 +27,9 @@ from clotseg.errors import CorruptArtifactError
 from clotseg.prep.shards import index_name
 from clotseg.prep.stages import read_sliced
 from clotseg.project import Project
-from tests.dali.conftest import SIZE, Recorded, settings
+from tests.dali.conftest import NOTHING, SIZE, Recorded, settings
 
-ALWAYS = AugmentConfig(probability=1.0, brightness_contrast=1.0, gamma=1.0)
+ALWAYS = AugmentConfig(**{**NOTHING, "brightness_contrast": 1.0, "gamma": 1.0})
 
 shard_sizes = st.lists(st.integers(1, 12), min_size=1, max_size=5)
 batches = st.tuples(st.integers(1, 5), st.integers(1, 3))  # slices a replica, replicas
@@ -199,6 +199,7 @@ def test_no_pixel_is_copied_on_the_way_to_tensorflow(recorded: Recorded) -> None
         shards=shards,
         indices=[path.with_name(index_name(path.name)) for path in shards],
         size=SIZE,
+        channels=2,
         augment=ALWAYS,
         batch_size=4,
         threads=1,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from clotseg.config import AugmentConfig
 from clotseg.dali.pipeline import slice_pipeline
 from clotseg.prep.shards import index_name
-from tests.dali.conftest import SIZE, Recorded
+from tests.dali.conftest import NOTHING, SIZE, Recorded
 
 Floats = NDArray[np.float32]
 BATCH = 5
@@ -25,6 +25,7 @@ def run(
             "shards": shards,
             "indices": [path.with_name(index_name(path.name)) for path in shards],
             "size": SIZE,
+            "channels": 2,
             "augment": augment,
             "batch_size": BATCH,
             "threads": 1,
@@ -121,11 +122,9 @@ def test_another_seed_augments_otherwise(
 
 def test_slices_are_augmented_at_their_own_size_so_the_margin_stays_0(recorded: Recorded) -> None:
     brighter = AugmentConfig(
-        probability=1.0,
-        brightness_contrast=1.0,
+        **{**NOTHING, "brightness_contrast": 1.0},
         brightness_limit=(0.2, 0.2),
         contrast_limit=(0.0, 0.0),
-        gamma=0.0,
     )
     images, _, uids = run(recorded, augment=brighter)
     inside, _ = Recorded(
@@ -136,9 +135,7 @@ def test_slices_are_augmented_at_their_own_size_so_the_margin_stays_0(recorded: 
 
 
 def test_flips_move_the_mask_with_its_image(recorded: Recorded) -> None:
-    mirror = AugmentConfig(
-        probability=1.0, horizontal_flip=1.0, vertical_flip=0.0, brightness_contrast=0.0, gamma=0.0
-    )
+    mirror = AugmentConfig(**{**NOTHING, "horizontal_flip": 1.0})
     images, masks, uids = run(recorded, augment=mirror)
     mirrored = Recorded(
         recorded.cohort,

@@ -272,6 +272,22 @@ def test_train_samples_decides_how_many_slices_an_epoch_has(sliced_project: Proj
     assert Watching.steps == 2
 
 
+def test_the_first_samples_of_each_epoch_are_logged_where_a_run_is_asked_to(
+    sliced_project: Project, tmp_path: Path
+) -> None:
+    project = copy_of(sliced_project, tmp_path / "project")
+    logging = replace(SETTINGS, runtime=replace(SETTINGS.runtime, log_augment=7))
+    run = Run(project.root / train(project, logging, PlainTrainingView())["run"])
+    lines = [json.loads(line) for line in run.augmentations.read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1] * 7 + [2] * 7
+    assert len({line["uid"] for line in lines[:7]}) == 7
+    off = (False, False, 1.0, 0.0, 1.0, None, None)
+    names = ("hflip", "vflip", "alpha", "beta", "gamma", "blur_kernel", "clahe_clip")
+    changed = [tuple(line[name] for name in names) != off for line in lines]
+    assert any(changed), "with probability 0.5, some slice of 14 is augmented"
+    assert not all(changed)
+
+
 def test_the_square_holds_the_largest_slice_or_the_setting_is_refused(sliced_project: Project) -> None:
     cohorts = read_cohorts(sliced_project)
     assert input_size(replace(SETTINGS, feed=FeedConfig(size="auto")), cohorts) == 32

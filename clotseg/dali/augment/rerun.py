@@ -1,0 +1,125 @@
+"""Draws parameters, and applies recorded ones to given slices, through the graphs that training uses."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from nvidia.dali import fn, pipeline_def, types
+
+from clotseg.config import AugmentConfig
+from clotseg.dali.augment.parameters import (
+    PARAMETER_TYPES,
+    DataNode,
+    ParameterRecord,
+    Parameters,
+    from_records,
+    in_order,
+    to_records,
+)
+from clotseg.dali.augment.sampler import draw
+from clotseg.dali.augment.transforms import Bounds, transform
+from clotseg.errors import ConfigError
+
+Bytes = NDArray[np.uint8]
+Device = Literal["cpu", "gpu"]
+
+USUAL_CLIPS = (1.0, 4.0)
+
+
+@overload
+def replay(
+    images: Bytes, masks: Bytes, parameters: Sequence[ParameterRecord], device: Device = "cpu"
+) -> tuple[Bytes, Bytes]: ...
+
+
+@overload
+def replay(
+    images: list[Bytes], masks: list[Bytes], parameters: Sequence[ParameterRecord], device: Device = "cpu"
+) -> tuple[list[Bytes], list[Bytes]]: ...
+
+
+def replay(
+    images: Bytes | list[Bytes],
+    masks: Bytes | list[Bytes],
+    parameters: Sequence[ParameterRecord],
+    device: Device = "cpu",
+) -> tuple[Bytes | list[Bytes], Bytes | list[Bytes]]:
+    """Runs `transform`, as training does, on given slices with given parameters.
+
+    Args:
+        images: uint8 [N, H, W, C], or a list of N slices [H, W, C] of any size and one C.
+        masks: uint8 [N, H, W], or a list of N masks [H, W].
+        parameters: N records.
+        device: where the graph runs.
+
+    Returns:
+        Images and masks of the same shapes; lists where `images` is one.
+
+    Raises:
+        ConfigError: the three do not have the same N, slices differ in channels, a record is out of bounds.
+    """
+    count = len(images)
+    if not count == len(masks) == len(parameters):
+        raise ConfigError(f"{count} images, {len(masks)} masks and {len(parameters)} records do not pair up")
+    if len({image.shape[2] for image in images}) != 1:
+        raise ConfigError("the slices do not all have the same number of channels, or there is none")
+    pipeline = _replay_pipeline(
+        batch_size=count,
+        num_threads=1,
+        device_id=0 if device == "gpu" else None,
+        prefetch_queue_depth=1,
+        on_gpu=device == "gpu",
+        bounds=_bounds(images, parameters),
+    )
+    pipeline.build()
+    given = from_records(parameters)
+    outputs = pipeline.run(
+        images=[np.ascontiguousarray(image) for image in images],
+        masks=[np.ascontiguousarray(mask)[..., np.newaxis] for mask in masks],
+        **{name: list(values) for name, values in given.items()},
+    )
+    new_images, new_masks = ([np.array(sample) for sample in batch.as_cpu()] for batch in outputs[:2])
+    flat_masks = [mask[..., 0] for mask in new_masks]
+    if isinstance(images, list):
+        return new_images, flat_masks
+    return np.stack(new_images), np.stack(flat_masks)
+
+
+def sample(config: AugmentConfig, *, count: int, seed: int) -> list[ParameterRecord]:
+    """Draws the parameters of `count` slices, as training does; the same seed draws the same."""
+    pipeline = _sample_pipeline(
+        batch_size=count, num_threads=1, device_id=None, seed=seed, prefetch_queue_depth=1, config=config
+    )
+    pipeline.build()
+    return to_records([np.array(batch.as_tensor()) for batch in pipeline.run()])
+
+
+def _bounds(images: Bytes | list[Bytes], parameters: Sequence[ParameterRecord]) -> Bounds:
+    clips = [record["clahe_clip"] for record in parameters if record["clahe_clip"] is not None]
+    if any(clip <= 0 for clip in clips):
+        raise ConfigError("a clip limit must be above 0", where="clahe_clip", fix="use null for no CLAHE")
+    return Bounds(
+        channels=images[0].shape[2],
+        largest_side=max(max(image.shape[:2]) for image in images),
+        clahe_clips=(min(clips, default=USUAL_CLIPS[0]), max(clips, default=USUAL_CLIPS[1])),
+        warps=any("warp" in record for record in parameters),
+        shifts=any("ncct_shift" in record for record in parameters),
+        drops=any("dropped" in record for record in parameters),
+    )
+
+
+@pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
+def _sample_pipeline(config: AugmentConfig) -> tuple[DataNode, ...]:
+    return in_order(draw(config))
+
+
+@pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
+def _replay_pipeline(on_gpu: bool, bounds: Bounds) -> tuple[DataNode, ...]:
+    images = fn.external_source(name="images", layout="HWC", dtype=types.UINT8)
+    masks = fn.external_source(name="masks", layout="HWC", dtype=types.UINT8)
+    given: dict[str, Any] = {name: fn.external_source(name=name) for name in PARAMETER_TYPES}
+    if on_gpu:
+        images, masks = images.gpu(), masks.gpu()
+    # What no output depends on would be left out of the graph, and could not be fed.
+    return *transform(images, masks, Parameters(**given), bounds), *given.values()

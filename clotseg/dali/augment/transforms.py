@@ -1,0 +1,144 @@
+"""Applies augmentation parameters in the DALI graph: uint8 HWC images and masks in, the same out.
+
+In the order of the original: flips, brightness and contrast, gamma, blur, CLAHE; then what the original
+lacks, but for the warp, which comes after the flips. All channels of an image, CTA, NCCT and their neighbours
+alike, share the parameters of the original's six; the mask gets flips and warp alone.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from nvidia.dali import fn, math, types
+
+from clotseg.config import AugmentConfig
+from clotseg.dali.augment.clahe import equalise
+from clotseg.dali.augment.parameters import NO_WARP, DataNode, Parameters
+from clotseg.dali.augment.sampler import LARGEST_GREY
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bounds:
+    """What must be known of slices and parameters when a graph is built.
+
+    Attributes:
+        channels: C of every image.
+        largest_side: no slice has more rows or columns.
+        clahe_clips: every clip limit lies between these two.
+        warps: whether some slice is turned, scaled or moved.
+        shifts: whether some NCCT is moved.
+        drops: whether some modality is blackened.
+    """
+
+    channels: int
+    largest_side: int
+    clahe_clips: tuple[float, float]
+    warps: bool = False
+    shifts: bool = False
+    drops: bool = False
+
+
+def bounds_of(config: AugmentConfig, *, channels: int, largest_side: int) -> Bounds:
+    """The bounds of what `draw` draws for slices of up to this side."""
+    return Bounds(
+        channels=channels,
+        largest_side=largest_side,
+        clahe_clips=config.clahe_limit,
+        warps=config.warp > 0,
+        shifts=config.misregistration > 0,
+        drops=config.drop_modality > 0,
+    )
+
+
+def transform(
+    images: DataNode, masks: DataNode, parameters: Parameters, bounds: Bounds
+) -> tuple[DataNode, DataNode]:
+    """Applies parameters. Must be called under `pipeline_def(enable_conditionals=True)`."""
+    images = fn.flip(images, horizontal=parameters.hflip, vertical=parameters.vflip)
+    masks = fn.flip(masks, horizontal=parameters.hflip, vertical=parameters.vflip)
+    if bounds.warps:
+        images, masks = _warp(images, masks, parameters.warp)
+    if parameters.levels == 1:
+        images = _change_levels(images, parameters)
+    if parameters.blur == 1:
+        images = fn.filter(images, _beside(images, parameters.kernel))
+    if parameters.clahe_clip > 0.0:
+        images = equalise(
+            images,
+            parameters.clahe_clip,
+            channels=bounds.channels,
+            largest_side=bounds.largest_side,
+            clips=bounds.clahe_clips,
+        )
+    if bounds.shifts:
+        images = _move_ncct(images, parameters.ncct_shift, bounds.channels // 2)
+    if bounds.drops:
+        images = _blacken(images, parameters.dropped, bounds.channels // 2)
+    return images, masks
+
+
+def _warp(images: DataNode, masks: DataNode, matrix: DataNode) -> tuple[DataNode, DataNode]:
+    """Linear for the image, nearest for the mask; black comes in at the edge."""
+    warped, warped_masks = images, masks
+    if fn.reductions.max(math.abs(matrix - types.Constant(NO_WARP, device="cpu"))) > 0.0:
+        sides = fn.cast(images.shape()[:2], dtype=types.FLOAT)
+        centre = fn.stack(sides[1], sides[0]) * 0.5
+        whole = fn.transforms.combine(fn.transforms.translation(offset=centre * -1.0), matrix)
+        whole = fn.transforms.translation(whole, offset=centre)
+        warped = fn.warp_affine(images, matrix=whole, fill_value=0.0)
+        nearest = types.DALIInterpType.INTERP_NN
+        warped_masks = fn.warp_affine(masks, matrix=whole, fill_value=0.0, interp_type=nearest)
+    return warped, warped_masks
+
+
+def _move_ncct(images: DataNode, shift: DataNode, half: int) -> DataNode:
+    """By fractions of a pixel, linearly between neighbours; black comes in at the edge."""
+    moved = images
+    if fn.reductions.max(math.abs(shift)) > 0.0:
+        back = fn.transforms.translation(offset=shift * -1.0)
+        ncct = fn.warp_affine(images[:, :, half:], matrix=back, fill_value=0.0)
+        moved = fn.cat(images[:, :, :half], ncct, axis=2)
+    return moved
+
+
+def _blacken(images: DataNode, dropped: DataNode, half: int) -> DataNode:
+    first_half = np.repeat(np.array([1, 0], np.uint8), half).reshape(1, 1, -1)
+    kept = images
+    if dropped == 1:
+        kept = images * _beside(images, types.Constant(1 - first_half, device="cpu"))
+    elif dropped == 2:
+        kept = images * _beside(images, types.Constant(first_half, device="cpu"))
+    return kept
+
+
+def _beside(images: DataNode, node: DataNode) -> DataNode:
+    """The node on the device of the images."""
+    return node.gpu() if images.device == "gpu" else node
+
+
+def _change_levels(images: DataNode, parameters: Parameters) -> DataNode:
+    """Brightness and contrast, then gamma.
+
+    What becomes of a pixel depends on its grey level alone. On the CPU the 256 levels are worked out and
+    looked up: DALI has no table that differs by sample, but it can rearrange a sequence of 256 one-byte
+    frames, with the pixels for the order.
+    """
+    if images.device == "gpu":
+        return _levels(images, parameters)
+    every_level = types.Constant(np.arange(256, dtype=np.uint8).reshape(256, 1), device="cpu")
+    pixels = fn.cast(fn.reshape(images, shape=[-1], layout=""), dtype=types.INT32)
+    changed = fn.sequence_rearrange(_levels(every_level, parameters), new_order=pixels)
+    return fn.reshape(changed, shape=images.shape(), layout="HWC")
+
+
+def _levels(grey: DataNode, parameters: Parameters) -> DataNode:
+    """In the precision of albumentations: single for the first, double for gamma.
+
+    With gamma 1 the second changes no level; in single precision it would tip a few over. DALI holds
+    constants in single precision, which is exact for 255 but not for 1/255.
+    """
+    alpha, beta, gamma = (
+        _beside(grey, node) for node in (parameters.alpha, parameters.beta, parameters.gamma)
+    )
+    linear = math.floor(math.clamp(grey * alpha + beta, 0.0, LARGEST_GREY))
+    power = math.pow(fn.cast(linear, dtype=types.FLOAT64) / LARGEST_GREY, gamma) * LARGEST_GREY
+    return fn.cast(math.floor(power), dtype=types.UINT8)
