@@ -224,7 +224,7 @@ def _write_manifest(folder: Path, key: str, config: TestConfig, subject: Subject
         },
         "outputs": artifact.describe_outputs(folder, names),
     }
-    artifact.write_json(folder / artifact.MANIFEST, manifest)
+    artifact.write_manifest(folder, manifest)
 
 
 def _result(project: Project, subject: Subject) -> dict[str, Any]:

@@ -40,7 +40,9 @@ def run_prep(
         EnvironmentProblem: the disk refuses, or another prep runs here.
     """
     plan = None if split == "off" else _plan_split(project, config, progress, split)
-    with artifact.project_lock(project.processed):
+    with artifact.project_lock(project.processed) as left_by:
+        if left_by:
+            progress.say("lock", state="taken over", left_by=left_by)
         for stage_folder in (project.original, project.sliced):
             artifact.recover(stage_folder)
         outcomes: dict[str, Outcome] = {
@@ -160,7 +162,7 @@ def _write_sliced(
         "records": sum(shard.records for shard in shards),
         "cases": [{"case": entry.case.name, "slices": entry.shape[2]} for entry in members],
     }
-    artifact.write_json(folder / artifact.MANIFEST, manifest)
+    artifact.write_manifest(folder, manifest)
 
 
 def _cohort_facts(project: Project) -> dict[str, Any]:
