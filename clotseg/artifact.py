@@ -59,8 +59,11 @@ def write_json(path: Path, value: object) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     text = _rendered(value)
     with _writing(path):
-        temporary.write_text(text, encoding="utf-8")
-        replace_file(temporary, path)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            replace_file(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _rendered(value: object) -> str:
@@ -204,14 +207,19 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def recover(target: Path) -> None:
-    """Clears what a killed `publish` left behind: a half-built folder, or an old one not yet replaced."""
+    """Clears what a killed `publish` left behind: a half-built folder, or an old one not yet replaced.
+
+    Raises:
+        EnvironmentProblem: the disk or its permissions refuse.
+    """
     building = target.with_name(f".{target.name}.building")
     replaced = target.with_name(f".{target.name}.replaced")
-    if replaced.exists() and not target.exists():
-        replaced.rename(target)
-    for leftover in (building, replaced):
-        if leftover.exists():
-            shutil.rmtree(leftover)
+    with _writing(target):
+        if replaced.exists() and not target.exists():
+            replaced.rename(target)
+        for leftover in (building, replaced):
+            if leftover.exists():
+                shutil.rmtree(leftover)
 
 
 @contextmanager

@@ -205,9 +205,9 @@ def _verify_folder(check: _Check, folder: Path) -> None:
             check.file(folder / name, entry["bytes"], entry["sha256"])
         if folder == check.project.original:
             _verify_split(check, folder, manifest)
-        if "shards" in manifest:
-            if manifest["stage"] == "slice":
-                _verify_chain(check, folder, manifest)
+        if manifest["stage"] == "slice":
+            _verify_chain(check, folder, manifest)
+        if manifest["stage"] == "slice" or "shards" in manifest:
             _verify_shards(check, folder, manifest)
     except KeyError as error:
         check.fault(folder / artifact.MANIFEST, f"lacks {error}")
