@@ -2,13 +2,16 @@
 
 An artifact is a folder with a `manifest.json`. It is built beside its final place, flushed to disk, and
 renamed into place in one step, so a reader never sees a half of it and a killed writer harms nothing. The
-manifest is written last and carries the stage's key: the hash of all that decides the artifact's bytes.
+manifest is written last, is sealed with its own digest, and carries the stage's key: the hash of all that
+decides the artifact's bytes.
 """
 
+import ctypes
 import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +23,8 @@ from clotseg.errors import CorruptArtifactError, DataError, EnvironmentProblem
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+SEAL = "seal"
+MAKE_AGAIN = "make it again: `clotseg prep --split force`, `clotseg prep --slice force` or `clotseg test`"
 
 
 def digest_file(path: Path) -> str:
@@ -52,10 +57,30 @@ def write_json(path: Path, value: object) -> None:
         EnvironmentProblem: the disk is full or refuses the write.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    text = _rendered(value)
     with _writing(path):
-        temporary.write_text(text, encoding="utf-8")
-        replace_file(temporary, path)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            replace_file(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _rendered(value: object) -> str:
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Writes the manifest of an artifact, sealed, so that a changed byte in it is found.
+
+    Raises:
+        EnvironmentProblem: the disk is full or refuses the write.
+    """
+    write_json(folder / MANIFEST, {**facts, SEAL: _seal(facts)})
+
+
+def _seal(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
 
 
 def replace_file(temporary: Path, path: Path) -> None:
@@ -81,15 +106,20 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of an artifact, or None where no artifact is.
 
     Raises:
-        CorruptArtifactError: the manifest is damaged or of another format version.
+        CorruptArtifactError: the manifest is damaged, of another format version, or not as it was written.
     """
     path = folder / MANIFEST
     if not path.exists():
         return None
     manifest = read_json(path)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise CorruptArtifactError(f"is not a manifest of format {FORMAT}", where=path, fix=MAKE_AGAIN)
+    facts = {name: value for name, value in manifest.items() if name != SEAL}
+    if manifest.get(SEAL) != _seal(facts) or path.read_text(encoding="utf-8") != _rendered(manifest):
         raise CorruptArtifactError(
-            f"is not a manifest of format {FORMAT}", where=path, fix="make the stage again with `force`"
+            "is not as it was written: its seal does not fit",
+            where=path,
+            fix=MAKE_AGAIN,
         )
     return manifest
 
@@ -153,45 +183,87 @@ def publish(target: Path) -> Iterator[Path]:
                 for name in files:
                     _flush(Path(folder, name))
                 _flush(Path(folder))
-            if target.exists():
+            if target.exists() and not _exchange(building, target):
                 target.rename(replaced)
-            building.rename(target)
+            if not target.exists():
+                building.rename(target)
             _flush(target.parent)
         finally:
             recover(target)
 
 
+def _exchange(one: Path, other: Path) -> bool:
+    """Lets two folders change places in one step; False where the system or the file system cannot.
+
+    Without it there is a moment between two renames in which neither folder is in its place.
+    """
+    at_working_directory, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    paths = (at_working_directory, os.fsencode(one), at_working_directory, os.fsencode(other))
+    return bool(rename(*paths, exchange) == 0)
+
+
 def recover(target: Path) -> None:
-    """Undoes what a killed `publish` left behind: a half-built folder, or an old one not yet replaced."""
+    """Clears what a killed `publish` left behind: a half-built folder, or an old one not yet replaced.
+
+    Raises:
+        EnvironmentProblem: the disk or its permissions refuse.
+    """
     building = target.with_name(f".{target.name}.building")
     replaced = target.with_name(f".{target.name}.replaced")
-    if replaced.exists() and not target.exists():
-        replaced.rename(target)
-    for leftover in (building, replaced):
-        if leftover.exists():
-            shutil.rmtree(leftover)
+    with _writing(target):
+        if replaced.exists() and not target.exists():
+            replaced.rename(target)
+        for leftover in (building, replaced):
+            if leftover.exists():
+                shutil.rmtree(leftover)
 
 
 @contextmanager
-def project_lock(folder: Path) -> Iterator[None]:
+def project_lock(folder: Path) -> Iterator[str | None]:
     """Keeps two writers of one folder apart; the operating system frees it when its holder dies.
 
+    Yields:
+        Who held it before and ended without giving it back, as `process 123 on host`; None after a good end.
+
     Raises:
-        EnvironmentProblem: another process holds it, or the folder cannot be written to.
+        EnvironmentProblem: another process holds it, who is named; or the folder cannot be written to.
     """
-    lock = FileLock(folder / ".lock")
+    file = folder / ".lock"
+    lock = FileLock(file)
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise EnvironmentProblem(
-                "another clotseg is writing here", where=folder, fix="wait for it to end, or stop it"
+                f"another clotseg, {_holder(file) or 'an unknown process'}, is writing here",
+                where=folder,
+                fix="wait for it to end, or stop it",
             ) from error
     try:
-        yield
+        left_by = _holder(file)
+        _note_holder(file, f"process {os.getpid()} on {socket.gethostname()}")
+        yield left_by
     finally:
+        _note_holder(file, "")
         lock.release()
+
+
+def _holder(file: Path) -> str | None:
+    try:
+        return file.read_text(encoding="utf-8").strip() or None
+    except (OSError, ValueError):
+        return None
+
+
+def _note_holder(file: Path, holder: str) -> None:
+    """Writes into the lock file itself: a renamed one would be another file, and lock nothing."""
+    with suppress(OSError):  # Only for people; a full disk must not keep a reader of the cache out.
+        file.write_text(holder, encoding="utf-8")
 
 
 class DigestCache:
@@ -209,11 +281,14 @@ class DigestCache:
         self._stamped: dict[str, list[Any]] = {}
         self.digests: dict[str, str] = {}
         with suppress(CorruptArtifactError, AttributeError):
-            self._remembered = dict(read_json(file).items())
+            self._remembered = {name: entry for name, entry in read_json(file).items() if _is_stamp(entry)}
 
     def add(self, path: Path, name: str) -> None:
         """Takes the digest of `path`, from memory where its size, time and inode are unchanged."""
-        status = path.stat()
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise DataError(f"cannot be read ({error.strerror})", where=path) from error
         stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
         remembered = self._remembered.get(name)
         known = remembered is not None and remembered[:3] == stamp
@@ -223,6 +298,15 @@ class DigestCache:
     def save(self) -> None:
         """Writes the file, with what was added since it was opened."""
         write_json(self._file, self._stamped)
+
+
+def _is_stamp(entry: object) -> bool:
+    """Whether this is [size, time, inode, digest]."""
+    return (
+        isinstance(entry, list)
+        and [type(value) for value in entry] == [int, int, int, str]
+        and len(entry[3]) == hashlib.sha256().digest_size * 2
+    )
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Heavy imports happen inside commands, so that help and errors never wait for Ten
 import json
 import signal
 import sys
+import traceback
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
@@ -33,6 +34,20 @@ Size = Annotated[
 Gpus = Annotated[str | None, typer.Option(help="How many GPUs; 0 is the CPU.", metavar="N|auto")]
 
 
+class Level(StrEnum):
+    """How closely what was published is looked at."""
+
+    full = "full"
+    quick = "quick"
+    off = "off"
+
+
+Verify = Annotated[
+    Level,
+    typer.Option(help="Before the start: every digest and record, or sizes, indices and keys, or nothing."),
+]
+
+
 class Switch(StrEnum):
     """Whether a stage reuses or makes its output, makes it again, or takes what is there."""
 
@@ -48,21 +63,38 @@ def main() -> NoReturn:
     """Runs a command and ends the process with the exit code of its outcome."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
-    debug = "--debug" in sys.argv[1:]
     try:
         app()
-    except ClotsegError as error:
-        if debug:
-            raise
-        print(f"clotseg: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
     except Exception as error:
-        if debug:
-            raise
-        print(f"clotseg: unexpected {type(error).__name__}: {error}", file=sys.stderr)
-        print("  To mend it: run again with `clotseg --debug …` and report what it prints", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(_tell(error, debug="--debug" in sys.argv[1:]))
     sys.exit(0)
+
+
+def _tell(error: Exception, *, debug: bool) -> int:
+    """Prints what ended a command, in full when debugging; gives its exit code."""
+    if debug:
+        traceback.print_exception(error)
+    known = _root_of(error)
+    if known is not None:
+        print(f"clotseg: {known}", file=sys.stderr)
+        return known.exit_code
+    print(f"clotseg: unexpected {type(error).__name__}: {error}", file=sys.stderr)
+    if not debug:
+        print("  To mend it: run again with `clotseg --debug …` and report what it prints", file=sys.stderr)
+    return 1
+
+
+def _root_of(error: BaseException) -> ClotsegError | None:
+    """The error to tell: an interruption wherever it lies beneath, since a library that was just being
+    loaded turns it into an error of its own; else the error itself, where it is one of clotseg's."""
+    seen: list[BaseException] = []
+    below: BaseException | None = error
+    while below is not None and below not in seen:
+        if isinstance(below, Interrupted):
+            return below
+        seen.append(below)
+        below = below.__cause__ or below.__context__
+    return error if isinstance(error, ClotsegError) else None
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
@@ -179,6 +211,7 @@ def train(
         int | None,
         typer.Option(help="Write down how the first N samples of each epoch are augmented.", metavar="N"),
     ] = None,
+    verify: Verify = Level.quick,
     as_json: Json = False,
     print_config: PrintConfig = False,
 ) -> None:
@@ -202,10 +235,13 @@ def train(
     )
     from clotseg.console import open_progress
     from clotseg.dashboard import open_training_view
+    from clotseg.prep.verify import require_whole, verify_project
     from clotseg.results import train_table
     from clotseg.train.loop import train as run_training
 
-    result = run_training(context.obj, config, open_training_view(open_progress()))
+    progress = open_progress()
+    require_whole(verify_project(context.obj, progress, level=verify.value, below=(context.obj.processed,)))
+    result = run_training(context.obj, config, open_training_view(progress))
     _print(result, train_table, as_json=as_json)
 
 
@@ -216,6 +252,7 @@ def test(
         Path | None, typer.Option(help="A run, checkpoint folder or weights file; the newest run's best.")
     ] = None,
     gpus: Gpus = None,
+    verify: Verify = Level.quick,
     as_json: Json = False,
     print_config: PrintConfig = False,
 ) -> None:
@@ -223,10 +260,13 @@ def test(
     config = _config(context.obj, {"runtime.gpus": gpus}, print_only=print_config)
     from clotseg.console import open_progress
     from clotseg.evaluate.testing import score_test_cohort
+    from clotseg.prep.verify import require_whole, verify_project
     from clotseg.results import test_table
 
     checkpoint = None if ckpt is None else context.obj.root / ckpt
-    result = score_test_cohort(context.obj, config, open_progress(), checkpoint=checkpoint)
+    progress = open_progress()
+    require_whole(verify_project(context.obj, progress, level=verify.value, below=(context.obj.original,)))
+    result = score_test_cohort(context.obj, config, progress, checkpoint=checkpoint)
     _print(result, test_table, as_json=as_json)
 
 
@@ -247,6 +287,26 @@ def inspect(
     page = context.obj.root / out
     shown = write_contact_sheet(context.obj.root / path, page, config.augment, slices=slices, seed=seed)
     _print({"page": context.obj.shown(page), "slices": shown}, inspect_table, as_json=as_json)
+
+
+@app.command()
+def verify(
+    context: typer.Context,
+    path: Annotated[
+        Path | None, typer.Argument(help="A project, or a folder in it; the whole project.", metavar="PATH")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check every digest, record, index and count of what clotseg published."""
+    from clotseg.console import open_progress
+    from clotseg.prep.verify import find_scope, require_something, require_whole, verify_project
+    from clotseg.results import verify_table
+
+    project, below = find_scope(context.obj, path)
+    result = verify_project(project, open_progress(), below=below)
+    require_something(result, project.root if path is None else path)
+    _print(result, verify_table, as_json=as_json)
+    require_whole(result)
 
 
 @app.command()

@@ -67,6 +67,19 @@ def inspect_table(result: dict[str, Any]) -> RenderableType:
     return _facts({"page": result["page"], "slices": result["slices"]})
 
 
+def verify_table(result: dict[str, Any]) -> RenderableType:
+    """What `verify_project` returned."""
+    return _facts(
+        {
+            "artifacts": ", ".join(result["artifacts"]),
+            "files": result["files"],
+            "records": result["records"],
+            "read": f"{result['bytes'] / 1e6:.1f} MB",
+            "faults": result["faults_found"] or "none: all is as it was written",
+        }
+    )
+
+
 def doctor_table(findings: list[Finding]) -> RenderableType:
     """What `examine` found."""
     table = Table.grid(padding=(0, 2))

@@ -14,9 +14,9 @@ import pytest
 
 from clotseg.config import Config, load_config
 from clotseg.project import Project
-from tests.conftest import clotseg_command, run_clotseg, write_cohort
+from tests.conftest import clotseg_command, run_clotseg, start_python, write_cohort
 
-COMMANDS = ("demo", "phantom", "prep", "train", "test", "doctor")
+COMMANDS = ("demo", "phantom", "prep", "train", "test", "verify", "doctor")
 TINY = ("--epochs", 1, "--filters", 4, "--depth", 2, "--batch-size", 8, "--size", "auto", "--gpus", 0)
 
 
@@ -130,7 +130,7 @@ def test_all_bad_cases_are_listed_without_a_traceback(cohort: Project) -> None:
     assert "Traceback" not in done.stderr
     assert not cohort.original.exists()
     debugged = run_clotseg("--debug", "-C", cohort.root, "prep")
-    assert debugged.returncode != 0
+    assert debugged.returncode == 3, "the code of an error does not depend on how much is told of it"
     assert "Traceback" in debugged.stderr
     assert "2 of 10 cases cannot be used" in debugged.stderr
 
@@ -162,6 +162,35 @@ def test_a_prep_stopped_while_tensorflow_loads_ends_quietly(cohort: Project) -> 
     assert "Traceback" not in said
     assert not [line for line in said.splitlines() if not line.startswith(("event=", "clotseg: "))]
     assert not cohort.sliced.exists()
+
+
+# A library whose loading was interrupted, and which tells that in its own way.
+INTERRUPTED_IMPORT = """
+import sys
+from clotseg import cli
+from clotseg.errors import Interrupted
+
+@cli.app.command()
+def load():
+    try:
+        raise Interrupted(15)
+    except Interrupted:
+        raise ImportError("numpy failed to import")
+
+sys.argv = ["clotseg", *sys.argv[1:], "load"]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("flags", [(), ("--debug",)], ids=["plain", "debug"])
+def test_an_interruption_that_a_library_turned_into_its_own_error_is_told_as_one(
+    flags: tuple[str, ...],
+) -> None:
+    process = start_python(INTERRUPTED_IMPORT, *flags)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert said.splitlines()[-1].startswith("clotseg: stopped by SIGTERM")
+    assert ("Traceback" in said) == bool(flags)
 
 
 def test_json_is_all_that_prep_writes_on_stdout(

@@ -20,7 +20,7 @@ from clotseg.errors import CorruptArtifactError, DataError
 from clotseg.evaluate.infer import Predictor
 from clotseg.evaluate.metrics import CaseScore, score_case, summarise
 from clotseg.evaluate.report import Picture, ReportContent, choose_pictured, pick_slice, write_report
-from clotseg.prep.cases import CheckedCase, open_volume
+from clotseg.prep.cases import CheckedCase, open_mask, open_volume
 from clotseg.prep.cohorts import Cohorts, read_cohorts
 from clotseg.project import COHORTS, Project, Run
 from clotseg.train.checkpoint import Description, find_checkpoint, load_checkpoint, read_description
@@ -135,7 +135,7 @@ def _score_cohort(
             np.save(folder / MASKS / f"{case.name}_pred.npy", predicted)
             yield score_case(
                 predicted,
-                open_volume(case.mask),
+                open_mask(case.mask),
                 case=case.name,
                 patient=case.patient,
                 site=case.site,
@@ -191,7 +191,7 @@ def _report_content(
 
 
 def _picture(folder: Path, entry: CheckedCase, score: CaseScore, role: Any) -> Picture:
-    truth = open_volume(entry.case.mask)
+    truth = open_mask(entry.case.mask)
     predicted = open_volume(folder / MASKS / f"{entry.case.name}_pred.npy")
     at = pick_slice(truth, predicted)
 
@@ -224,7 +224,7 @@ def _write_manifest(folder: Path, key: str, config: TestConfig, subject: Subject
         },
         "outputs": artifact.describe_outputs(folder, names),
     }
-    artifact.write_json(folder / artifact.MANIFEST, manifest)
+    artifact.write_manifest(folder, manifest)
 
 
 def _result(project: Project, subject: Subject) -> dict[str, Any]:

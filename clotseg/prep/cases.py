@@ -1,25 +1,36 @@
 """Finding and checking cases: folders of `.npy` volumes in; a sorted list of cases that can be trusted out.
 
 A case is one CTA, one NCCT registered to it and one clot mask, all [row, column, slice] and of one shape.
-All findings of all cases are raised together, and nothing is written here.
+All findings of all cases are raised together, and nothing is written here. Volumes are mapped and read in
+blocks, so a check holds a few megabytes however large a volume is.
 """
 
-import csv
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clotseg.console import Progress
 from clotseg.errors import DataError
+from clotseg.prep.table import Row, differing_by_letter_case, read_table
 from clotseg.project import Project
 
 CTA_SUFFIX = "_CTA_Binary.npy"
 NCCT_SUFFIX = "_NCCT_Reg_Binary.npy"
 MASK_SUFFIX = "_seg_corrected_binary.npy"
-SPACING_COLUMNS = ("spacing_row_mm", "spacing_col_mm", "spacing_slice_mm")
+
+LOWEST_HU, HIGHEST_HU = -2048, 32767
+PADDING_HU = -1000
+"""Air, and what scanners fill the corners with, lies here or below; no clot does."""
+
+VOXELS_PER_BLOCK = 1 << 20
+NOTICED_NAMES = 10
+
+EMPTY_MASK = "the mask is empty"
+MASK_OF_255 = "the mask holds 0 and 255, read as 0 and 1"
 
 Volume = NDArray[Any]
 
@@ -52,63 +63,118 @@ class CheckedCase:
 
     Attributes:
         shape: (rows, columns, slices).
-        clot_voxels: how many voxels of the mask are 1.
+        clot_voxels: how many voxels of the mask are clot.
+        notices: what is allowed but worth telling.
     """
 
     case: Case
     shape: tuple[int, int, int]
     clot_voxels: int
+    notices: tuple[str, ...] = field(default=(), compare=False)
 
 
 def find_cases(project: Project) -> list[Case]:
-    """All cases of a project, sorted by name.
+    """All cases of a project, sorted by name; each has its three files, and what the table says fits.
 
     Raises:
-        DataError: there is none, a case lacks one of its three files, or `cases.csv` cannot be used.
+        DataError: with one line for each finding of `survey_cases`.
     """
-    stems = {
-        kind: {path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}")}
-        for kind, folder, suffix in (
-            ("CTA", project.volumes, CTA_SUFFIX),
-            ("NCCT", project.volumes, NCCT_SUFFIX),
-            ("mask", project.masks, MASK_SUFFIX),
-        )
-    }
-    names = sorted(set().union(*stems.values()))
+    cases, findings = survey_cases(project)
+    if findings:
+        raise refusal(cases, findings)
+    return cases
+
+
+def survey_cases(project: Project) -> tuple[list[Case], dict[str, list[str]]]:
+    """All cases of a project, sorted by name, whole or not; no volume is read.
+
+    Returns:
+        The cases, and what is wrong with them, by the name of the case, or of the folder or table that it
+        is wrong with.
+
+    Raises:
+        DataError: there is no case.
+    """
+    names = sorted(
+        {
+            path.name.removesuffix(suffix)
+            for folder, suffix in (
+                (project.volumes, CTA_SUFFIX),
+                (project.volumes, NCCT_SUFFIX),
+                (project.masks, MASK_SUFFIX),
+            )
+            for path in folder.glob(f"*{suffix}")
+        }
+    )
     if not names:
         raise DataError(
             f"no case found: expected {project.volumes / ('*' + CTA_SUFFIX)} and its partners",
             where=project.root,
             fix="run clotseg in the folder that holds DL_vol_files and DL_seg_files, or name it with -C",
         )
-    missing = [
-        f"{name}: no {kind} volume" for name in names for kind, found in stems.items() if name not in found
-    ]
-    if missing:
-        raise DataError(
-            "some cases are not complete",
-            where=project.root,
-            details=missing,
-            fix=f"each case needs NAME{CTA_SUFFIX}, NAME{NCCT_SUFFIX} and NAME{MASK_SUFFIX}",
-        )
-    table = _read_cases_csv(project.cases_csv, names)
-    return [_case(project, name, table.get(name, {})) for name in names]
+    table, table_faults = read_table(project.cases_csv, names)
+    cases = [_case(project, name, table.get(name, Row())) for name in names]
+    findings = {case.name: _file_faults(case) for case in cases}
+    for group in differing_by_letter_case(names):
+        findings[group[0]].append(f"cases {' and '.join(group)} differ by letter case only; rename one")
+    for name, fault in _links_that_lead_out(project, cases):
+        findings.setdefault(name, []).append(fault)
+    findings[project.cases_csv.name] = table_faults
+    return cases, {name: faults for name, faults in findings.items() if faults}
 
 
-def _case(project: Project, name: str, row: dict[str, Any]) -> Case:
+def _case(project: Project, name: str, row: Row) -> Case:
     return Case(
         name=name,
-        patient=(row.get("patient") or "").strip() or name,
-        site=(row.get("site") or "").strip(),
-        spacing_mm=row.get("spacing_mm"),
+        patient=row.patient or name,
+        site=row.site,
+        spacing_mm=row.spacing_mm,
         cta=project.volumes / f"{name}{CTA_SUFFIX}",
         ncct=project.volumes / f"{name}{NCCT_SUFFIX}",
         mask=project.masks / f"{name}{MASK_SUFFIX}",
     )
 
 
+def _file_faults(case: Case) -> list[str]:
+    return [fault for path in case.files if (fault := _file_fault(case, path))]
+
+
+def _file_fault(case: Case, path: Path) -> str | None:
+    """Why a file of a case cannot be opened, if it cannot."""
+    try:
+        if path.is_file():
+            with path.open("rb"):
+                return None
+    except OSError as error:
+        return f"{path.name}: cannot be opened ({error.strerror})"
+    if path.is_symlink():
+        return f"{path.name}: is a link to {path.readlink()}, which is no file"
+    if path.exists():
+        return f"{path.name}: is not a file"
+    kind = dict(zip(case.files, ("CTA", "NCCT", "mask"), strict=True))[path]
+    return f"{case.name}: no {kind} volume; it would be {path.name}"
+
+
+def _links_that_lead_out(project: Project, cases: list[Case]) -> Iterator[tuple[str, str]]:
+    """Links to places outside of the project: such a file can change or go without the project's knowing."""
+    root = project.root.resolve()
+    advice = "is outside of the project; copy the data in, or hard-link it (cp -al)"
+    inside = {folder: folder.resolve().is_relative_to(root) for folder in (project.volumes, project.masks)}
+    for folder, is_inside in inside.items():
+        if not is_inside:
+            yield project.shown(folder), f"{project.shown(folder)}: {folder.resolve()} {advice}"
+    for case in cases:
+        for path in case.files:
+            if path.is_symlink() and inside[path.parent] and not path.resolve().is_relative_to(root):
+                yield case.name, f"{path.name}: links to {path.resolve()}, which {advice}"
+
+
 def check_cases(
-    cases: list[Case], *, largest_slice: int | None, on_case: Callable[[], None] = lambda: None
+    cases: list[Case],
+    *,
+    largest_slice: int | None,
+    on_case: Callable[[], None] = lambda: None,
+    findings: Mapping[str, Sequence[str]] | None = None,
 ) -> list[CheckedCase]:
     """Reads every volume of every case and holds it against the format.
 
@@ -116,25 +182,47 @@ def check_cases(
         cases: the cases to check.
         largest_slice: the longest side a slice may have, in pixels; None for no limit.
         on_case: called after each case.
+        findings: what `survey_cases` found, to be raised together with what is found here.
 
     Raises:
         DataError: with one line for each finding in each file of each case.
     """
     checked: list[CheckedCase] = []
-    findings: list[str] = []
+    found = {name: list(faults) for name, faults in (findings or {}).items()}
     for case in cases:
         try:
             checked.append(check_case(case, largest_slice=largest_slice))
         except DataError as error:
-            findings.extend(error.details)
+            found[case.name] = [*found.get(case.name, ()), *error.details]
         on_case()
-    if findings:
-        raise DataError(
-            f"{len(cases) - len(checked)} of {len(cases)} cases cannot be used; nothing was written",
-            details=findings,
-            fix="mend or remove these files, then run the command again",
-        )
+    if found:
+        raise refusal(cases, found)
     return checked
+
+
+def refusal(cases: list[Case], findings: Mapping[str, Sequence[str]]) -> DataError:
+    """The error that tells all findings at once, each once, in the order of the cases."""
+    names = [case.name for case in cases]
+    bad = sum(name in findings for name in names)
+    others = [name for name in findings if name not in set(names)]
+    return DataError(
+        f"{bad} of {len(cases)} cases cannot be used; nothing was written"
+        if bad
+        else "the cases cannot be used as they are; nothing was written",
+        details=[line for name in (*others, *names) for line in dict.fromkeys(findings.get(name, ()))],
+        fix="mend or remove these files, then run the command again",
+    )
+
+
+def tell_notices(checked: list[CheckedCase], progress: Progress) -> None:
+    """Says what is allowed but worth knowing: one line for each kind of notice, with its cases."""
+    named: dict[str, list[str]] = {}
+    for entry in checked:
+        for notice in entry.notices:
+            named.setdefault(notice, []).append(entry.case.name)
+    for notice, names in named.items():
+        more = f" and {len(names) - NOTICED_NAMES} more" if len(names) > NOTICED_NAMES else ""
+        progress.say("notice", what=notice, cases=len(names), names=", ".join(names[:NOTICED_NAMES]) + more)
 
 
 def check_case(case: Case, *, largest_slice: int | None) -> CheckedCase:
@@ -144,41 +232,65 @@ def check_case(case: Case, *, largest_slice: int | None) -> CheckedCase:
         DataError: with one line for each finding.
     """
     findings: list[str] = []
-    volumes = {path: _open(path, findings) for path in case.files}
+    volumes = {path: _open(case, path, findings) for path in case.files}
     shapes = {path: volume.shape for path, volume in volumes.items() if volume is not None}
     if len(set(shapes.values())) > 1:
         listed = ", ".join(f"{path.name} {shape}" for path, shape in shapes.items())
         findings.append(f"{case.name}: the volumes differ in shape: {listed}")
-    for path, volume in volumes.items():
-        if volume is None:
-            continue
-        if largest_slice is not None and max(volume.shape[:2]) > largest_slice:
-            rows, columns = volume.shape[:2]
+    for path, (rows, columns, _) in shapes.items():
+        if largest_slice is not None and max(rows, columns) > largest_slice:
             findings.append(
                 f"{path.name}: slices of {rows}×{columns} pixels, larger than {largest_slice}; "
                 "crop the volume, or allow it with --size"
             )
-        findings.extend(_bad_mask(path, volume) if path == case.mask else _bad_hu(path, volume))
-    mask = volumes[case.mask]
-    if findings or mask is None:
+    for path in (case.cta, case.ncct):
+        if (volume := volumes[path]) is not None:
+            findings.extend(_bad_hu(path, volume))
+    mask, cta = volumes[case.mask], volumes[case.cta]
+    if mask is None:
         raise DataError(f"case {case.name} cannot be used", details=findings)
+    facts = _read_mask(mask, cta if cta is not None and cta.shape == mask.shape else None)
+    findings.extend(_bad_mask(case, facts))
+    if findings:
+        raise DataError(f"case {case.name} cannot be used", details=findings)
+    notices = [EMPTY_MASK] * (not facts.clot_voxels) + [MASK_OF_255] * facts.is_0_and_255
     rows, columns, slices = mask.shape
-    return CheckedCase(case=case, shape=(rows, columns, slices), clot_voxels=int(np.count_nonzero(mask)))
+    return CheckedCase(
+        case=case, shape=(rows, columns, slices), clot_voxels=facts.clot_voxels, notices=tuple(notices)
+    )
 
 
 def open_volume(path: Path) -> Volume:
     """Maps a `.npy` file; nothing in it is unpickled, since a map of objects cannot be.
 
     Raises:
-        DataError: it cannot be read, or does not hold a plain array.
+        DataError: it cannot be read, does not hold a plain array, or has another size than its header says.
     """
     try:
-        return np.lib.format.open_memmap(path, mode="r")
+        volume = np.lib.format.open_memmap(path, mode="r")
+        surplus = path.stat().st_size - volume.offset - volume.nbytes
     except Exception as error:  # NumPy's header parser lets out tokenizer, syntax and overflow errors too
         raise DataError(f"is not a readable .npy array ({error})", where=path.name) from error
+    if surplus and volume.size:
+        raise DataError(
+            f"is not a readable .npy array ({surplus} bytes more than its header says)", where=path.name
+        )
+    return volume
 
 
-def _open(path: Path, findings: list[str]) -> Volume | None:
+def open_mask(path: Path) -> NDArray[np.uint8]:
+    """A clot mask as uint8 0/1 [row, column, slice], also where the file holds 0 and 255.
+
+    Raises:
+        DataError: it cannot be read, or does not hold a plain array.
+    """
+    return np.asarray(open_volume(path) != 0).view(np.uint8)
+
+
+def _open(case: Case, path: Path, findings: list[str]) -> Volume | None:
+    if fault := _file_fault(case, path):
+        findings.append(fault)
+        return None
     try:
         volume = open_volume(path)
     except DataError as error:
@@ -193,66 +305,97 @@ def _open(path: Path, findings: list[str]) -> Volume | None:
     return volume
 
 
+def _blocks(volume: Volume) -> Iterator[tuple[slice, slice, slice]]:
+    """Shares a volume out into blocks of about a million voxels, in the order they lie in the file."""
+    everything = slice(None)
+    by_slice = volume.flags.f_contiguous
+    length = volume.shape[2 if by_slice else 0]
+    step = max(1, VOXELS_PER_BLOCK * length // volume.size)
+    for start in range(0, length, step):
+        part = slice(start, start + step)
+        yield (everything, everything, part) if by_slice else (part, everything, everything)
+
+
 def _bad_hu(path: Path, volume: Volume) -> list[str]:
     if volume.dtype.kind == "b":
         return [f"{path.name}: holds bool; HU values are needed"]
-    if volume.dtype.kind == "f" and not np.isfinite(volume).all():
-        bad = int(np.count_nonzero(~np.isfinite(volume)))
-        return [f"{path.name}: {bad} voxels are NaN or infinite"]
+    not_finite, lows, highs = 0, [], []
+    for block in _blocks(volume):
+        voxels = volume[block]
+        if volume.dtype.kind == "f" and not (finite := np.isfinite(voxels)).all():
+            not_finite += int(np.count_nonzero(~finite))
+            voxels = voxels[finite]
+        if voxels.size:
+            lows.append(voxels.min().item())
+            highs.append(voxels.max().item())
+    findings = [f"{path.name}: {not_finite} voxels are NaN or infinite"] if not_finite else []
+    if not lows:
+        return findings
+    low, high = min(lows), max(highs)
+    if low < LOWEST_HU or high > HIGHEST_HU:
+        findings.append(f"{path.name}: {low}…{high} cannot be HU, which lie in {LOWEST_HU}…{HIGHEST_HU}")
+    elif -1 <= low <= high <= 1:
+        findings.append(
+            f"{path.name}: all voxels lie in {low}…{high}: looks normalised; HU values are needed"
+        )
+    return findings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _MaskFacts:
+    """What the voxels of a mask are.
+
+    Attributes:
+        clot_voxels: how many are not 0.
+        foreign_voxels: how many are neither 0 nor 1.
+        foreign_values: the lowest few of their values.
+        in_padding: how many are not 0 where the CTA is air or padding.
+        voxels: how many there are.
+    """
+
+    clot_voxels: int
+    foreign_voxels: int
+    foreign_values: list[float]
+    in_padding: int
+    voxels: int
+
+    @property
+    def is_0_and_255(self) -> bool:
+        """Whether these two values are there and no other."""
+        return self.foreign_values == [255] and self.foreign_voxels == self.clot_voxels < self.voxels
+
+
+def _read_mask(mask: Volume, cta: Volume | None) -> _MaskFacts:
+    clot_voxels = foreign_voxels = in_padding = 0
+    foreign_values = np.empty(0, mask.dtype)
+    for block in _blocks(mask):
+        voxels = mask[block]
+        clot = voxels != 0
+        foreign = voxels[clot & (voxels != 1)]
+        clot_voxels += int(np.count_nonzero(clot))
+        foreign_voxels += foreign.size
+        foreign_values = np.unique(np.concatenate([foreign_values, foreign]))[:5]
+        if cta is not None:
+            in_padding += int(np.count_nonzero(cta[block][clot] <= PADDING_HU))
+    return _MaskFacts(
+        clot_voxels=clot_voxels,
+        foreign_voxels=foreign_voxels,
+        foreign_values=foreign_values.tolist(),
+        in_padding=in_padding,
+        voxels=mask.size,
+    )
+
+
+def _bad_mask(case: Case, facts: _MaskFacts) -> list[str]:
+    if facts.foreign_voxels and not facts.is_0_and_255:
+        shown = ", ".join(str(value) for value in facts.foreign_values)
+        return [
+            f"{case.mask.name}: a mask holds 0 and 1 only, or 0 and 255 only; "
+            f"found {shown} in {facts.foreign_voxels} voxels"
+        ]
+    if facts.in_padding:
+        return [
+            f"{case.mask.name}: {facts.in_padding} voxels of clot lie where the CTA is air or padding "
+            f"({PADDING_HU} HU or less); mask and CTA do not belong together, or one of them is flipped"
+        ]
     return []
-
-
-def _bad_mask(path: Path, volume: Volume) -> list[str]:
-    foreign = volume[(volume != 0) & (volume != 1)]
-    if not foreign.size:
-        return []
-    shown = ", ".join(str(value) for value in np.unique(foreign)[:5])
-    return [f"{path.name}: a mask holds 0 and 1 only; found {shown} in {foreign.size} voxels"]
-
-
-def _read_cases_csv(path: Path, names: list[str]) -> dict[str, dict[str, Any]]:
-    """Patient, site and spacing by case name; empty where there is no table."""
-    if not path.exists():
-        return {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, skipinitialspace=True)
-            columns = set(reader.fieldnames or ())
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot be read as CSV ({error})", where=path) from error
-    if "case" not in columns:
-        raise DataError(
-            "has no column `case`",
-            where=path,
-            fix=f"its columns: case,patient,site,{','.join(SPACING_COLUMNS)}",
-        )
-    findings: list[str] = []
-    table: dict[str, dict[str, Any]] = {}
-    for line, row in enumerate(rows, 2):
-        name = row["case"]
-        if name in table:
-            findings.append(f"line {line}: case {name} is listed twice")
-        table[name] = {**row, "spacing_mm": _spacing(row, line, findings)}
-    if absent := sorted(set(names) - set(table)):
-        findings.append(f"no line for {', '.join(absent[:10])}{' …' if len(absent) > 10 else ''}")
-    if findings:
-        raise DataError(
-            "does not fit the cases", where=path, details=findings, fix="one line for each case, or no table"
-        )
-    return table
-
-
-def _spacing(row: dict[str, Any], line: int, findings: list[str]) -> tuple[float, float, float] | None:
-    texts = [(row.get(column) or "").strip() for column in SPACING_COLUMNS]
-    if not any(texts):
-        return None
-    try:
-        row_mm, column_mm, slice_mm = (float(text) for text in texts)
-    except ValueError:
-        findings.append(f"line {line}: spacing {texts} is not three numbers")
-        return None
-    if not all(np.isfinite(value) and value > 0 for value in (row_mm, column_mm, slice_mm)):
-        findings.append(f"line {line}: spacing {texts} must be above 0 mm")
-        return None
-    return row_mm, column_mm, slice_mm

@@ -101,7 +101,7 @@ def publish_cohorts(
             "cohorts": members,
             "cases": cases,
         }
-        artifact.write_json(folder / artifact.MANIFEST, manifest)
+        artifact.write_manifest(folder, manifest)
 
 
 def read_cohorts(project: Project) -> Cohorts:

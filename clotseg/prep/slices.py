@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clotseg.config import SliceConfig, WindowHU
-from clotseg.prep.cases import Case, Volume, open_volume
+from clotseg.prep.cases import Case, Volume, open_mask, open_volume
 
 CHANNELS = ("CTA", "NCCT")
 
@@ -37,4 +37,4 @@ def windowed_slices(case: Case, config: SliceConfig) -> Bytes:
 
 def mask_slices(case: Case) -> Bytes:
     """The clot mask of a case, uint8 0/1 [slice, row, column]."""
-    return np.ascontiguousarray(np.moveaxis(open_volume(case.mask), 2, 0).astype(np.uint8))
+    return np.ascontiguousarray(np.moveaxis(open_mask(case.mask), 2, 0))

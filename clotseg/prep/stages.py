@@ -13,7 +13,7 @@ from clotseg.artifact import DigestCache
 from clotseg.config import Config, plain
 from clotseg.console import Progress
 from clotseg.errors import CorruptArtifactError
-from clotseg.prep.cases import CheckedCase, check_cases, find_cases
+from clotseg.prep.cases import CheckedCase, check_cases, survey_cases, tell_notices
 from clotseg.prep.cohorts import Cohorts, cohorts_key, publish_cohorts, read_cohorts
 from clotseg.prep.shards import plan_shards, write_shard
 from clotseg.prep.split import split_cases
@@ -40,7 +40,9 @@ def run_prep(
         EnvironmentProblem: the disk refuses, or another prep runs here.
     """
     plan = None if split == "off" else _plan_split(project, config, progress, split)
-    with artifact.project_lock(project.processed):
+    with artifact.project_lock(project.processed) as left_by:
+        if left_by:
+            progress.say("lock", state="taken over", left_by=left_by)
         for stage_folder in (project.original, project.sliced):
             artifact.recover(stage_folder)
         outcomes: dict[str, Outcome] = {
@@ -85,7 +87,11 @@ class _SplitPlan:
 
 
 def _plan_split(project: Project, config: Config, progress: Progress, switch: Switch) -> _SplitPlan:
-    cases = find_cases(project)
+    cases, findings = survey_cases(project)
+    limit = config.feed.size if isinstance(config.feed.size, int) else None
+    if findings:
+        with progress.bar("check", len(cases), "cases") as advance:
+            check_cases(cases, largest_slice=limit, on_case=advance, findings=findings)
     inputs = DigestCache(project.processed / ".digests.json")
     with progress.bar("fingerprint", len(cases), "cases") as advance:
         for case in cases:
@@ -95,9 +101,9 @@ def _plan_split(project: Project, config: Config, progress: Progress, switch: Sw
     key = cohorts_key(cases, inputs.digests, config.split)
     if switch == "auto" and artifact.reusable(project.original, key):
         return _SplitPlan(inputs=inputs, checked=None, members={})
-    limit = config.feed.size if isinstance(config.feed.size, int) else None
     with progress.bar("check", len(cases), "cases") as advance:
         checked = check_cases(cases, largest_slice=limit, on_case=advance)
+    tell_notices(checked, progress)
     members = split_cases({case.name: case.patient for case in cases}, config.split)
     return _SplitPlan(inputs=inputs, checked=checked, members=members)
 
@@ -156,7 +162,7 @@ def _write_sliced(
         "records": sum(shard.records for shard in shards),
         "cases": [{"case": entry.case.name, "slices": entry.shape[2]} for entry in members],
     }
-    artifact.write_json(folder / artifact.MANIFEST, manifest)
+    artifact.write_manifest(folder, manifest)
 
 
 def _cohort_facts(project: Project) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Checkpoints: a network's weights, and a validated description that is enough to rebuild it.
 
 A checkpoint is a folder with `network.json` and the weights file it names, with digest. The description is
-written last and names weights of its own epoch, so a killed save leaves the earlier checkpoint whole. Weights
-are read with `load_weights` alone: nothing in a checkpoint is ever executed.
+written last and names weights by epoch, Dice and digest: a killed save leaves the earlier checkpoint whole,
+one of the same epoch too. Weights are read with `load_weights` alone: nothing in a checkpoint is ever run.
 """
 
 import warnings
@@ -55,10 +55,12 @@ def save_checkpoint(folder: Path, model: Model, description: Description) -> Non
         description: its `weights` and `sha256` are filled in here.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"epoch-{description.epoch:04d}-dice-{description.val_dice:.4f}{WEIGHTS_SUFFIX}"
     temporary = folder / f".building{WEIGHTS_SUFFIX}"
     model.save_weights(temporary)
     digest = artifact.digest_file(temporary)
+    # With the digest in its name, no file that the present description names is ever written over.
+    stem = f"epoch-{description.epoch:04d}-dice-{description.val_dice:.4f}-{digest[:8]}"
+    name = f"{stem}{WEIGHTS_SUFFIX}"
     artifact.replace_file(temporary, folder / name)
     facts = {**plain(description), "weights": name, "sha256": digest}
     artifact.write_json(folder / DESCRIPTION, {"format": artifact.FORMAT, **facts})

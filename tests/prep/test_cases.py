@@ -1,6 +1,10 @@
 """Which folders of volumes are cases, and which are refused: with every finding, at once."""
 
+import os
 import pickle
+import shutil
+import subprocess
+import tracemalloc
 from contextlib import suppress
 
 import numpy as np
@@ -9,15 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clotseg.config import SliceConfig
+from clotseg.console import PlainProgress
 from clotseg.errors import DataError
-from clotseg.prep.cases import check_cases, find_cases
+from clotseg.prep.cases import EMPTY_MASK, MASK_OF_255, check_cases, find_cases, survey_cases, tell_notices
 from clotseg.prep.slices import mask_slices, windowed_slices
 from clotseg.project import Project
-from tests.conftest import contents, write_cases_csv, write_cohort
+from tests.conftest import clotseg_command, contents, run_clotseg, write_case, write_cases_csv, write_cohort
 
 CASE = "case_01"
 SHAPE = (32, 32, 6)
-COLUMNS = "case,patient,site,spacing_row_mm,spacing_col_mm,spacing_slice_mm"
 
 
 class CreatesFile:
@@ -58,6 +62,19 @@ def put(value, voxel=(3, 4, 2)):
     return edit
 
 
+def pad_where_clot(project, cta):
+    """Sets the CTA to padding in a corner and in two voxels of the clot; only the latter is a fault."""
+    cta[:3, :3] = -1024
+    cta[tuple(axis[:2] for axis in np.nonzero(np.load(path_of(project, "mask"))))] = [-1000, -1024]
+    return cta
+
+
+def claim_more(project):
+    """A header that promises two slices more than the file holds."""
+    path = path_of(project, "ncct")
+    path.write_bytes(path.read_bytes().replace(b"(32, 32, 6)", b"(32, 32, 8)"))
+
+
 def cut(project, kind):
     """Cuts the end of a file off, as a broken download does."""
     path = path_of(project, kind)
@@ -87,14 +104,33 @@ BAD_VOLUMES = {
     "HU as bool": (lambda p: change(p, "cta", lambda v: v > 0), "holds bool"),
     "complex HU": (lambda p: change(p, "cta", lambda v: v.astype(complex)), "complex128"),
     "text": (lambda p: change(p, "cta", lambda v: v.astype("U5")), "integers or floats"),
-    "mask of 255": (lambda p: change(p, "mask", put(255)), "0 and 1 only; found 255 in 1 voxels"),
+    "HU too low": (lambda p: change(p, "cta", put(-2049)), "-2049…"),
+    "HU too high": (lambda p: change(p, "ncct", put(32768), dtype=np.int32), "…32768 cannot be HU"),
+    "0…1": (lambda p: change(p, "cta", lambda v: (v - v.min()) / np.ptp(v)), "0.0…1.0: looks normalised"),
+    "-1…1": (lambda p: change(p, "ncct", lambda v: (v - 35).clip(-9, 9) / 9), "looks normalised"),
+    "mask as CTA": (lambda p: change(p, "cta", lambda v: (v > 40).astype(np.int16)), "looks normalised"),
+    "mask of 0, 1 and 255": (lambda p: change(p, "mask", put(255)), "found 255 in 1 voxels"),
+    "mask of 255 alone": (
+        lambda p: change(p, "mask", lambda v: np.full_like(v, 255)),
+        f"found 255 in {np.prod(SHAPE)} voxels",
+    ),
+    "clot in padding": (lambda p: change(p, "cta", lambda v: pad_where_clot(p, v)), "2 voxels of clot lie"),
     "mask of 2": (lambda p: change(p, "mask", put(2)), "found 2 in 1 voxels"),
     "soft mask": (lambda p: change(p, "mask", put(0.5), dtype=np.float32), "found 0.5 in 1 voxels"),
     "NaN in mask": (lambda p: change(p, "mask", put(np.nan), dtype=np.float32), "found nan in 1 voxels"),
     "negative mask": (lambda p: change(p, "mask", put(-1), dtype=np.int8), "found -1 in 1 voxels"),
+    "grown file": (
+        lambda p: path_of(p, "cta").write_bytes(path_of(p, "cta").read_bytes() + b"tail"),
+        "4 bytes more than its header says",
+    ),
+    "header claims more": (claim_more, "not a readable .npy"),
     "cut file": (lambda p: cut(p, "cta"), "not a readable .npy"),
     "empty file": (lambda p: path_of(p, "cta").write_bytes(b""), "not a readable .npy"),
-    "folder": (lambda p: (path_of(p, "cta").unlink(), path_of(p, "cta").mkdir()), "not a readable .npy"),
+    "folder": (lambda p: (path_of(p, "cta").unlink(), path_of(p, "cta").mkdir()), "is not a file"),
+    "link to nothing": (
+        lambda p: (path_of(p, "cta").unlink(), path_of(p, "cta").symlink_to("gone.npy")),
+        "is a link to gone.npy, which is no file",
+    ),
     "objects": (object_array, "not a readable .npy"),
     "pickle": (
         lambda p: path_of(p, "cta").write_bytes(pickle.dumps(CreatesFile(p.root / "created"))),
@@ -106,9 +142,9 @@ BAD_VOLUMES = {
 
 def refused(project, largest_slice=256):
     """The error that these volumes raise."""
-    cases = find_cases(project)
+    cases, findings = survey_cases(project)
     with pytest.raises(DataError) as caught:
-        check_cases(cases, largest_slice=largest_slice)
+        check_cases(cases, largest_slice=largest_slice, findings=findings)
     return caught.value
 
 
@@ -234,104 +270,130 @@ def test_all_cases_that_lack_a_file_are_listed_at_once(cohort):
     with pytest.raises(DataError) as caught:
         find_cases(cohort)
     assert caught.value.details == (
-        "case_00: no mask volume",
-        "case_04: no CTA volume",
-        "case_04: no NCCT volume",
+        "case_00: no mask volume; it would be case_00_seg_corrected_binary.npy",
+        "case_04: no CTA volume; it would be case_04_CTA_Binary.npy",
+        "case_04: no NCCT volume; it would be case_04_NCCT_Reg_Binary.npy",
     )
 
 
-def table(project, *, leave_out=(), **first_row):
-    """Writes a `cases.csv` with a line a case; `first_row` overrides the line of case_00."""
-    rows = [
-        {
-            "case": f"case_{number:02d}",
-            "patient": f"p{number // 2}",
-            "site": "north",
-            "spacing_row_mm": 0.5,
-            "spacing_col_mm": 0.4,
-            "spacing_slice_mm": 0.6,
-        }
-        for number in range(10)
+def test_missing_partners_table_faults_and_bad_voxels_come_in_one_error_and_nothing_is_written(cohort):
+    path_of(cohort, "mask", "case_00").unlink()
+    change(cohort, "cta", put(np.nan), "case_00", np.float32)
+    change(cohort, "ncct", put(np.inf), "case_04", np.float32)
+    write_cases_csv(cohort, [{"case": f"case_{number:02d}", "Patient": "p"} for number in range(9)])
+    before = contents(cohort.root)
+    done = run_clotseg("-C", cohort.root, "prep")
+    assert done.returncode == 3
+    assert "2 of 10 cases cannot be used; nothing was written" in done.stderr
+    told = [line.removeprefix("  - ") for line in done.stderr.splitlines() if line.startswith("  - ")]
+    assert [line.split(";")[0] for line in told] == [
+        "cases.csv: unknown column `Patient`",
+        "cases.csv: no line for case_09",
+        "case_00: no mask volume",
+        "case_00_CTA_Binary.npy: 1 voxels are NaN or infinite",
+        "case_04_NCCT_Reg_Binary.npy: 1 voxels are NaN or infinite",
     ]
-    rows[0].update(first_row)
-    write_cases_csv(project, [row for row in rows if row["case"] not in leave_out])
+    assert contents(cohort.root) == before
+    assert not cohort.processed.exists()
 
 
-def table_refused(project):
-    """The error that this `cases.csv` raises."""
-    with pytest.raises(DataError, match=r"cases\.csv") as caught:
-        find_cases(project)
-    return caught.value
-
-
-def test_the_table_gives_patient_site_and_spacing(cohort):
-    table(cohort)
-    case = find_cases(cohort)[1]
-    assert (case.patient, case.site, case.spacing_mm) == ("p0", "north", (0.5, 0.4, 0.6))
-
-
-def test_a_case_without_patient_is_its_own_and_without_spacing_has_none(cohort):
-    table(cohort, patient="", spacing_row_mm="", spacing_col_mm="", spacing_slice_mm="")
-    case = find_cases(cohort)[0]
-    assert (case.patient, case.spacing_mm) == ("case_00", None)
-
-
-def test_stray_spaces_do_not_make_two_patients_of_one(cohort):
-    lines = [f"case_{number:02d}, p{number // 2}{' ' * (number % 2)}, north " for number in range(10)]
-    cohort.cases_csv.write_text("\n".join(["case, patient, site", *lines]) + "\n")
-    cases = find_cases(cohort)
-    assert [case.patient for case in cases] == [f"p{number // 2}" for number in range(10)]
-    assert {case.site for case in cases} == {"north"}
-
-
-def test_a_table_saved_by_a_spreadsheet_with_a_byte_order_mark_is_read(cohort):
-    table(cohort)
-    cohort.cases_csv.write_bytes(b"\xef\xbb\xbf" + cohort.cases_csv.read_bytes())
-    assert find_cases(cohort)[1].patient == "p0"
-
-
-def test_lines_for_cases_that_are_not_here_are_no_harm(cohort):
-    table(cohort)
-    with cohort.cases_csv.open("a") as stream:
-        stream.write("case_77,p9,north,1,1,1\n")
+def test_a_link_out_of_the_project_is_refused_and_told_what_to_do(cohort):
+    outside = cohort.root.parent / "elsewhere.npy"
+    path_of(cohort, "cta").rename(outside)
+    path_of(cohort, "cta").symlink_to(outside)
+    (detail,) = refused(cohort).details
+    assert detail.startswith(f"{CASE}_CTA_Binary.npy: links to {outside}")
+    assert "copy the data in, or hard-link it" in detail
+    path_of(cohort, "cta").unlink()
+    path_of(cohort, "cta").hardlink_to(outside)
     assert len(find_cases(cohort)) == 10
 
 
-@pytest.mark.parametrize("text", [b"", b"name,patient\ncase_00,p0\n", b"case;patient\ncase_00;p0\n"])
-def test_a_table_without_a_case_column_is_told_its_columns(cohort, text):
-    cohort.cases_csv.write_bytes(text)
-    assert COLUMNS in str(table_refused(cohort))
+def test_a_folder_that_is_a_link_out_of_the_project_is_told_once(cohort):
+    outside = cohort.root.parent / "elsewhere"
+    cohort.volumes.rename(outside)
+    cohort.volumes.symlink_to(outside)
+    (detail,) = refused(cohort).details
+    assert detail.startswith(f"DL_vol_files/binary: {outside} is outside of the project")
 
 
-def test_a_table_that_is_not_text_is_refused(cohort):
-    cohort.cases_csv.write_bytes(b"case\n\xff\xfe\n")
-    assert "CSV" in str(table_refused(cohort))
+def test_a_project_folder_that_is_itself_reached_by_a_link_is_no_link_out(cohort):
+    (cohort.root.parent / "link").symlink_to(cohort.root)
+    assert len(find_cases(Project(cohort.root.parent / "link"))) == 10
+
+
+def test_cases_that_differ_by_letter_case_only_are_refused(cohort):
+    write_case(cohort, "Case_01")
+    (detail,) = refused(cohort).details
+    assert "Case_01 and case_01 differ by letter case only" in detail
+
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="setpriv is not installed")
+def test_a_file_that_may_not_be_read_is_refused_in_the_same_error_as_others(cohort):
+    path_of(cohort, "cta").chmod(0)
+    change(cohort, "mask", put(7), "case_05")
+    # Without these capabilities a file's permissions hold for root too.
+    no_override = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--")
+    unprivileged = no_override if os.geteuid() == 0 else ()
+    done = subprocess.run(
+        [*unprivileged, *clotseg_command("-C", cohort.root, "prep")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert f"{CASE}_CTA_Binary.npy: cannot be opened (Permission denied)" in done.stderr
+    assert "case_05_seg_corrected_binary.npy: a mask holds 0 and 1" in done.stderr
+    assert not cohort.processed.exists()
+
+
+def test_an_empty_mask_is_accepted_and_told(cohort):
+    checked = check_cases(find_cases(cohort), largest_slice=256)
+    empty = [entry.case.name for entry in checked if EMPTY_MASK in entry.notices]
+    assert empty == ["case_04", "case_09"]
+    assert [entry.case.name for entry in checked if entry.clot_voxels == 0] == empty
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+def test_a_mask_of_0_and_255_is_read_as_0_and_1_and_told_and_the_original_stays(cohort, dtype):
+    (plain,) = check_cases([find_cases(cohort)[1]], largest_slice=256)
+    before = mask_slices(plain.case)
+    change(cohort, "mask", lambda v: v * 255, dtype=dtype)
+    stored = path_of(cohort, "mask").read_bytes()
+    (checked,) = check_cases([plain.case], largest_slice=256)
+    assert checked == plain
+    assert checked.notices == (MASK_OF_255,)
+    np.testing.assert_array_equal(mask_slices(checked.case), before)
+    assert path_of(cohort, "mask").read_bytes() == stored
+
+
+def test_a_notice_is_one_line_however_many_cases_it_is_about(tmp_path, capsys):
+    project = Project(tmp_path)
+    for number in range(12):
+        write_case(project, f"case_{number:02d}", shape=(8, 8, 2), clot=False)
+    tell_notices(check_cases(find_cases(project), largest_slice=256), PlainProgress())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith('event=notice what="the mask is empty" cases=12 names="case_00, case_01,')
+    assert line.endswith('case_09 and 2 more"')
+
+
+def test_a_check_holds_far_less_than_the_volume_in_memory(tmp_path):
+    project = write_cohort(tmp_path, 1, shape=(256, 256, 160))
+    for kind in ("cta", "ncct"):
+        change(project, kind, lambda v: v.astype(np.float64), "case_00")
+    (case,) = find_cases(project)
+    tracemalloc.start()
+    check_cases([case], largest_slice=256)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < path_of(project, "cta", "case_00").stat().st_size / 3
 
 
 @pytest.mark.parametrize(
-    ("spacing", "finding"),
-    [
-        ("half", "not three numbers"),
-        ("", "not three numbers"),
-        ("0", "above 0 mm"),
-        ("-0.5", "above 0 mm"),
-        ("nan", "above 0 mm"),
-        ("inf", "above 0 mm"),
-    ],
+    "flags", [("--train-perc", 1.5), ("--val-perc", 0), ("--train-perc", 0.7, "--val-perc", 0.3)]
 )
-def test_a_spacing_that_is_none_is_refused_with_its_line(cohort, spacing, finding):
-    table(cohort, spacing_col_mm=spacing)
-    (detail,) = table_refused(cohort).details
-    assert detail.startswith("line 2:")
-    assert finding in detail
-
-
-def test_all_findings_in_the_table_are_listed_at_once(cohort):
-    table(cohort, leave_out=("case_05", "case_08"), spacing_row_mm="?")
-    with cohort.cases_csv.open("a") as stream:
-        stream.write("case_03,p1,north,1,1,1\n")
-    assert table_refused(cohort).details == (
-        "line 2: spacing ['?', '0.4', '0.6'] is not three numbers",
-        "line 10: case case_03 is listed twice",
-        "no line for case_05, case_08",
-    )
+def test_shares_that_leave_no_cohort_are_a_usage_error(cohort, flags):
+    done = run_clotseg("-C", cohort.root, "prep", *flags)
+    assert done.returncode == 2
+    assert "perc" in done.stderr
+    assert not cohort.processed.exists()
