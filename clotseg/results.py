@@ -25,6 +25,15 @@ def prep_table(result: dict[str, Any]) -> RenderableType:
     return Group(table, Text(f"stages: {stages}"))
 
 
+def plan_table(result: dict[str, Any]) -> RenderableType:
+    """What `plan_prep` returned: a sentence a stage."""
+    lines = [
+        Text(f"{stage}: {facts['action']}, because {facts['reason']}")
+        for stage, facts in result["stages"].items()
+    ]
+    return Group(*lines)
+
+
 def train_table(result: dict[str, Any]) -> RenderableType:
     """What `train` returned."""
     return _facts(

@@ -1,5 +1,6 @@
 """Shards as any TensorFlow program, DALI or a byte-counting reader finds them."""
 
+import hashlib
 import json
 import struct
 
@@ -8,7 +9,7 @@ import pytest
 
 from clotseg.config import SliceConfig
 from clotseg.prep.cases import check_cases, find_cases
-from clotseg.prep.shards import plan_shards, write_shard
+from clotseg.prep.shards import encode_slice, plan_shards, write_records, write_shard
 from tests.conftest import contents, largest_file, write_cohort
 
 WINDOWS_HU = {"cta": (-50, 450), "ncct": (0, 100)}
@@ -136,7 +137,7 @@ def checked(tmp_path):
     [(1, [1, 1, 1, 1, 1]), (4, [1, 1, 1, 1, 1]), (5, [2, 2, 1]), (8, [2, 2, 1]), (9, [3, 2]), (1024, [5])],
 )
 def test_a_shard_is_closed_once_it_holds_enough_slices(checked, slices_per_shard, cases_per_shard):
-    shards = plan_shards(checked, slices_per_shard)
+    shards = plan_shards(checked, slices_per_shard, every_slice(checked))
     assert [len(shard.cases) for shard in shards] == cases_per_shard
     assert [case for shard in shards for case in shard.cases] == [entry.case for entry in checked]
     assert [shard.records for shard in shards] == [4 * count for count in cases_per_shard]
@@ -144,19 +145,70 @@ def test_a_shard_is_closed_once_it_holds_enough_slices(checked, slices_per_shard
     assert [shard.first_uid for shard in shards] == [0, *ends[:-1]]
 
 
+def every_slice(checked):
+    """All slices of all cases."""
+    return {entry.case.name: tuple(range(entry.shape[2])) for entry in checked}
+
+
 def write_all(folder, checked, slices_per_shard=9):
-    """Writes every shard; gives the cases in the order they were done."""
+    """Writes every shard; gives what it said of the files."""
     folder.mkdir()
-    shards = plan_shards(checked, slices_per_shard)
-    return [case.name for shard in shards for case in write_shard(folder, shard, SliceConfig())]
+    outputs = {}
+    for shard in plan_shards(checked, slices_per_shard, every_slice(checked)):
+        outputs |= write_shard(folder, shard, SliceConfig())
+    return outputs
 
 
 def test_the_same_cases_give_the_same_bytes(checked, tmp_path):
-    done = write_all(tmp_path / "first", checked)
-    assert done == [entry.case.name for entry in checked]
+    write_all(tmp_path / "first", checked)
     write_all(tmp_path / "second", checked)
     assert contents(tmp_path / "first") == contents(tmp_path / "second")
     assert len(contents(tmp_path / "first")) == 4
+
+
+def test_the_digests_taken_while_writing_are_those_of_the_files(checked, tmp_path):
+    outputs = write_all(tmp_path / "shards", checked)
+    assert outputs == {
+        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in contents(tmp_path / "shards").items()
+    }
+
+
+def test_a_record_is_byte_for_byte_what_tensorflow_serialises_and_frames(tmp_path):
+    import tensorflow as tf
+
+    def raw(value):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+    def whole(*values):
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+    random = np.random.default_rng(3)
+    ours, theirs = [], []
+    for number, (rows, columns, channels) in enumerate(
+        [(1, 1, 2), (127, 129, 2), (256, 256, 10), (3, 300, 6)]
+    ):
+        image = random.integers(0, 256, (rows, columns, channels), dtype=np.uint8)
+        mask = random.integers(0, 2, (rows, columns), dtype=np.uint8)
+        uid = (0, 127, 128, 2**40)[number]
+        features = {
+            "image": raw(image.tobytes()),
+            "mask": raw(mask.tobytes()),
+            "shape": whole(rows, columns, channels),
+            "case": raw("Fall_ü".encode()),
+            "slice": whole(number),
+            "uid": whole(uid),
+            "clot_pixels": whole(int(mask.sum())),
+        }
+        example = tf.train.Example(features=tf.train.Features(feature=features))
+        theirs.append(example.SerializeToString(deterministic=True))
+        ours.append(encode_slice(image, mask, case="Fall_ü", number=number, uid=uid))
+    assert ours == theirs
+    with tf.io.TFRecordWriter(str(tmp_path / "theirs.tfrecord")) as writer:
+        for record in theirs:
+            writer.write(record)
+    write_records(tmp_path, "ours.tfrecord", ours)
+    assert (tmp_path / "ours.tfrecord").read_bytes() == (tmp_path / "theirs.tfrecord").read_bytes()
 
 
 def test_features_lie_in_order_of_name_so_that_no_hash_order_enters_the_bytes(sliced_project):
