@@ -27,11 +27,7 @@ def prep_table(result: dict[str, Any]) -> RenderableType:
 
 def plan_table(result: dict[str, Any]) -> RenderableType:
     """What `plan_prep` returned: a sentence a stage."""
-    lines = [
-        Text(f"{stage}: {facts['action']}, because {facts['reason']}")
-        for stage, facts in result["stages"].items()
-    ]
-    return Group(*lines)
+    return Group(*(Text(f"{stage}: {facts['told']}") for stage, facts in result["stages"].items()))
 
 
 def train_table(result: dict[str, Any]) -> RenderableType:

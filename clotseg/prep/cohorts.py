@@ -63,7 +63,9 @@ def split_stage(
     """
     settings = plain(config)
     del settings["file"]
-    facts: dict[str, Any] = {case.name: [case.patient, case.site, case.spacing_mm] for case in cases}
+    facts: dict[str, Any] = {
+        f"cases.csv on {case.name}": [case.patient, case.site, case.spacing_mm] for case in cases
+    }
     if given is not None:
         settings = {"seed": config.seed}
         facts["the split file"] = given

@@ -68,6 +68,7 @@ class Plan:
         stage: its name.
         action: whether its output is taken, made or neither.
         reason: why, as the end of a sentence that begins with "because".
+        again: whether something is there that will be replaced.
         switched_off: whether the user switched it off.
         error: what to raise where it is refused.
     """
@@ -75,8 +76,14 @@ class Plan:
     stage: str
     action: Action
     reason: str
+    again: bool = False
     switched_off: bool = False
     error: ClotsegError | None = None
+
+    @property
+    def told(self) -> str:
+        """The plan as a sentence."""
+        return f"{self.action}{' again' if self.again else ''}, because {self.reason}"
 
     @property
     def outcome(self) -> Outcome:
@@ -98,11 +105,12 @@ def plan_stage(stage: Stage, switch: Switch) -> Plan:
     """
     if switch == "off":
         return plan_off(stage.name, stage.targets)
+    again = all(target.exists() for target in stage.targets)
     if switch == "force":
-        return Plan(stage=stage.name, action="make", reason="it was asked for with force")
+        return Plan(stage=stage.name, action="make", reason="it was asked for with force", again=again)
     for target in stage.targets:
         if reason := _outdated(stage, target):
-            return Plan(stage=stage.name, action="make", reason=reason)
+            return Plan(stage=stage.name, action="make", reason=reason, again=again)
     return Plan(stage=stage.name, action="reuse", reason="nothing changed")
 
 
@@ -138,23 +146,22 @@ def _outdated(stage: Stage, target: Path) -> str | None:
 def _differences(stage: Stage, manifest: Mapping[str, Any]) -> Iterator[str]:
     if manifest["code_version"] != stage.code_version:
         yield f"its code version changed from {manifest['code_version']} to {stage.code_version}"
+    yield from _changes(manifest.get("facts", {}), artifact.as_json(stage.facts))
     before, after = dict(_flat(manifest["config"])), dict(_flat(stage.config))
     for name in sorted({*before, *after}):
         if before.get(name) != after.get(name):
-            yield (
-                f"{stage.name}.{name} changed from {_shown(before.get(name))} to {_shown(after.get(name))}"
-            )
-    for what, old, new in (
-        ("the input", manifest["inputs"], stage.inputs),
-        ("what is known of", manifest.get("facts", {}), artifact.as_json(stage.facts)),
-    ):
-        for name in sorted({*old, *new}):
-            if name not in old:
-                yield f"{what} {name} is new"
-            elif name not in new:
-                yield f"{what} {name} is gone"
-            elif old[name] != new[name]:
-                yield f"{what} {name} changed"
+            yield f"{stage.name}.{name} changed from {_shown(before.get(name))} to {_shown(after.get(name))}"
+    yield from (f"the input {change}" for change in _changes(manifest["inputs"], stage.inputs))
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    for name in sorted({*before, *after}):
+        if name not in before:
+            yield f"{name} is new"
+        elif name not in after:
+            yield f"{name} is gone"
+        elif before[name] != after[name]:
+            yield f"{name} changed"
 
 
 def _named(differences: list[str]) -> str:

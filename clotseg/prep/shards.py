@@ -106,11 +106,16 @@ def write_shard(folder: Path, shard: Shard, config: SliceConfig) -> dict[str, di
 def _encoded(shard: Shard, config: SliceConfig) -> Iterator[bytes]:
     uid = shard.first_uid
     for case, numbers in zip(shard.cases, shard.numbers, strict=True):
-        slices, masks = windowed_slices(case, config), mask_slices(case)
-        for number in numbers:
-            image = with_context(slices, [number], config.context)[0]
-            yield encode_slice(image, masks[number], case=case.name, number=number, uid=uid)
-            uid += 1
+        # A generator of its own, so that a case is let go before the next is read.
+        yield from _encoded_case(case, numbers, uid, config)
+        uid += len(numbers)
+
+
+def _encoded_case(case: Case, numbers: Sequence[int], first_uid: int, config: SliceConfig) -> Iterator[bytes]:
+    slices, masks = windowed_slices(case, config), mask_slices(case)
+    for uid, number in enumerate(numbers, first_uid):
+        image = with_context(slices, [number], config.context)[0]
+        yield encode_slice(image, masks[number], case=case.name, number=number, uid=uid)
 
 
 def write_records(folder: Path, name: str, records: Iterable[bytes]) -> dict[str, dict[str, Any]]:

@@ -81,11 +81,16 @@ def plan_prep(
     """What `run_prep` would do, and why; writes nothing.
 
     Returns:
-        `{"stages": {"split": {"action", "reason"}, "slice": …}}`, actions being reuse, make and refuse.
+        `{"stages": {"split": {"action", "reason", "told"}, "slice": …}}`, actions being reuse, make and
+        refuse; `told` is the whole sentence.
     """
     work = _plan_split(project, config, progress, split)
     plans = (work.plan, _plan_slice(project, config, work, slicing))
-    return {"stages": {plan.stage: {"action": plan.action, "reason": plan.reason} for plan in plans}}
+    return {
+        "stages": {
+            plan.stage: {"action": plan.action, "reason": plan.reason, "told": plan.told} for plan in plans
+        }
+    }
 
 
 def read_sliced(project: Project, cohort: str) -> dict[str, Any]:

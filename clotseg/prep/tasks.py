@@ -239,7 +239,9 @@ class DaskCluster:
         from distributed import wait
 
         try:
-            return list(wait(list(running), timeout=LOOK_FOR_WORKERS_S, return_when="FIRST_COMPLETED").done)
+            with self._client.as_current():
+                finished = wait(list(running), timeout=LOOK_FOR_WORKERS_S, return_when="FIRST_COMPLETED")
+            return list(finished.done)
         except TimeoutError:
             self._threads()
             return []

@@ -2,14 +2,19 @@
 
 import hashlib
 import json
+import shutil
 import struct
 
 import numpy as np
 import pytest
 
-from clotseg.config import SliceConfig
+from clotseg.config import Config, FeedConfig, SliceConfig
+from clotseg.console import PlainProgress
+from clotseg.dali.feed import open_cohort
 from clotseg.prep.cases import check_cases, find_cases
 from clotseg.prep.shards import encode_slice, plan_shards, write_records, write_shard
+from clotseg.prep.stages import read_sliced, run_prep
+from clotseg.project import Project
 from tests.conftest import contents, largest_file, write_cohort
 
 WINDOWS_HU = {"cta": (-50, 450), "ncct": (0, 100)}
@@ -124,6 +129,64 @@ def test_a_damaged_byte_is_noticed_by_whoever_reads_with_tensorflow(sliced_proje
     (tmp_path / "damaged.tfrecord").write_bytes(data)
     with pytest.raises(tf.errors.DataLossError):
         list(read_with_tensorflow(tmp_path / "damaged.tfrecord"))
+
+
+@pytest.fixture(scope="module")
+def chosen_project(sliced_project, tmp_path_factory):
+    """The same cases with one neighbour on each side, and a balanced choice of slices to train on."""
+    project = Project(tmp_path_factory.mktemp("chosen") / "project")
+    shutil.copytree(sliced_project.root, project.root, ignore=shutil.ignore_patterns("Processed"))
+    slicing = SliceConfig(slices_per_shard=8, context=1, slices="balanced")
+    run_prep(project, Config(slice=slicing, feed=FeedConfig(size=32)), PlainProgress())
+    return project
+
+
+@pytest.mark.parametrize("cohort", ["Training", "Validation"])
+def test_neighbours_are_channels_cta_first_and_the_ends_of_a_volume_are_repeated(chosen_project, cohort):
+    alone = expected_slices(chosen_project, cohort)
+    last = {case: max(number for name, number in alone if name == case) for case, _ in alone}
+    records = [r for shard in shards_of(chosen_project, cohort) for r in read_with_tensorflow(shard)]
+    for record in records:
+        case, number = record["case"].decode(), int(record["slice"])
+        near = [alone[case, min(max(n, 0), last[case])][0] for n in (number - 1, number, number + 1)]
+        image = np.stack(
+            [picture[..., 0] for picture in near] + [picture[..., 1] for picture in near], axis=-1
+        )
+        assert record["shape"].tolist() == list(image.shape)
+        np.testing.assert_array_equal(np.frombuffer(record["image"], np.uint8).reshape(image.shape), image)
+        mask = alone[case, number][1]
+        np.testing.assert_array_equal(np.frombuffer(record["mask"], np.uint8).reshape(mask.shape), mask)
+    assert {int(record["slice"]) for record in records} >= {0, 5}, "both ends must be among them"
+
+
+def test_training_is_balanced_and_validation_is_whole(chosen_project):
+    found = {
+        cohort: [
+            (record["case"].decode(), int(record["slice"]), int(record["clot_pixels"]))
+            for shard in shards_of(chosen_project, cohort)
+            for record in read_with_tensorflow(shard)
+        ]
+        for cohort in ("Training", "Validation")
+    }
+    with_clot = {
+        (case, number)
+        for (case, number), (_, mask) in expected_slices(chosen_project, "Training").items()
+        if mask.any()
+    }
+    assert {(case, number) for case, number, pixels in found["Training"] if pixels} == with_clot
+    assert len(found["Training"]) == 2 * len(with_clot) > 0
+    assert {(case, number) for case, number, _ in found["Validation"]} == set(
+        expected_slices(chosen_project, "Validation")
+    )
+
+
+def test_readers_know_the_case_of_each_chosen_record(chosen_project):
+    manifest = read_sliced(chosen_project, "Training")
+    cohort = open_cohort(chosen_project.sliced / "Training", manifest)
+    records = [r for shard in cohort.shards for r in read_with_tensorflow(shard)]
+    assert [cohort.case_names[case] for case in cohort.case_of] == [r["case"].decode() for r in records]
+    assert [record["uid"] for record in records] == list(range(cohort.records))
+    assert manifest["records"] == cohort.records < sum(case["of"] for case in manifest["cases"])
 
 
 @pytest.fixture
