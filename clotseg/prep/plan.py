@@ -29,16 +29,16 @@ class Stage:
         name: of the stage, and of its switch on the command line.
         code_version: raised when the code gives other bytes for the same settings and inputs.
         config: the settings that decide the bytes, by name in the section of the stage's name.
-        inputs: digest of each input file by its path in the project, or key of each folder it reads.
-        facts: what else is known of the inputs, by name.
+        inputs: digest of each input file it reads itself, by its path in the project.
+        facts: what else decides the bytes, by name: the keys of folders it reads, rows of a table.
         targets: the folders it publishes, each with a manifest.
     """
 
     name: str
     code_version: int
     config: Mapping[str, Any]
-    inputs: Mapping[str, str]
     targets: tuple[Path, ...]
+    inputs: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -56,7 +56,7 @@ class Stage:
             "config": self.config,
             "inputs": self.inputs,
             "facts": self.facts,
-            **more,
+            **more,  # A stage that reads folders lists the files beneath as its `inputs`.
         }
 
 
@@ -151,7 +151,8 @@ def _differences(stage: Stage, manifest: Mapping[str, Any]) -> Iterator[str]:
     for name in sorted({*before, *after}):
         if before.get(name) != after.get(name):
             yield f"{stage.name}.{name} changed from {_shown(before.get(name))} to {_shown(after.get(name))}"
-    yield from (f"the input {change}" for change in _changes(manifest["inputs"], stage.inputs))
+    if stage.inputs:
+        yield from (f"the input {change}" for change in _changes(manifest["inputs"], stage.inputs))
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:

@@ -187,7 +187,7 @@ def _slice_stage(project: Project, config: Config, split_key: str) -> Stage:
         name="slice",
         code_version=SLICE_CODE_VERSION,
         config=plain(config.slice),
-        inputs={"Processed/Original": split_key},
+        facts={"Processed/Original": split_key},
         targets=tuple(project.sliced / cohort for cohort in SLICED_COHORTS),
     )
 
@@ -265,7 +265,7 @@ def _write_manifest(
     shards: list[Shard],
     written: Iterable[dict[str, dict[str, Any]]],
 ) -> None:
-    """`cases` counts the records of each case, and how many slices its volume has."""
+    """`cases` tells how many slices the volume of each case has, and how many records it gave."""
     records = {
         case.name: len(numbers)
         for shard in shards
@@ -274,12 +274,12 @@ def _write_manifest(
     manifest = stage.manifest(
         cohort=folder.name,
         split_key=cohorts.key,
-        volumes={name: cohorts.digests[name] for name in cohorts.members[folder.name]},
+        inputs={name: cohorts.digests[name] for name in cohorts.members[folder.name]},
         outputs={name: facts for outputs in written for name, facts in outputs.items()},
         shards=[{"name": s.name, "records": s.records, "first_uid": s.first_uid} for s in shards],
         records=sum(shard.records for shard in shards),
         cases=[
-            {"case": name, "slices": records.get(name, 0), "of": cohorts.cases[name].shape[2]}
+            {"case": name, "slices": cohorts.cases[name].shape[2], "records": records.get(name, 0)}
             for name in cohorts.members[folder.name]
         ],
     )

@@ -1,7 +1,6 @@
 """`--dry-run`: each stage is said to be reused, made or refused, and why; nothing is written."""
 
 import dataclasses
-import json
 import shutil
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ from clotseg.project import Project
 from tests.conftest import modified_times, write_case, write_cases_csv, write_cohort
 
 CONFIG = Config(slice=SliceConfig(slices_per_shard=8), feed=FeedConfig(size=32))
-LATER = "the input Processed/Original changed"
+LATER = "Processed/Original changed"
 
 
 def changed(section: str, **settings: Any) -> Config:
@@ -128,12 +127,13 @@ def test_a_lost_or_shortened_output_is_named(prepared: Project, kind: str) -> No
     assert planned(prepared)[1] == told
 
 
-def test_other_code_and_a_damaged_manifest_are_named(prepared: Project) -> None:
-    file = prepared.sliced / "Training" / "manifest.json"
-    manifest = json.loads(file.read_text())
-    file.write_text(json.dumps({**manifest, "code_version": 1, "key": "old"}))
-    assert planned(prepared)[1] == "make again, because its code version changed from 1 to 2"
-    file.write_text("{")
+def test_other_code_and_a_damaged_manifest_are_named(
+    prepared: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("clotseg.prep.stages.SLICE_CODE_VERSION", 99)
+        assert planned(prepared)[1].endswith("because its code version changed from 2 to 99")
+    (prepared.sliced / "Training" / "manifest.json").write_text("{")
     assert planned(prepared)[1] == "make again, because the manifest of Training is damaged"
 
 

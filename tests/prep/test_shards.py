@@ -186,7 +186,7 @@ def test_readers_know_the_case_of_each_chosen_record(chosen_project):
     records = [r for shard in cohort.shards for r in read_with_tensorflow(shard)]
     assert [cohort.case_names[case] for case in cohort.case_of] == [r["case"].decode() for r in records]
     assert [record["uid"] for record in records] == list(range(cohort.records))
-    assert manifest["records"] == cohort.records < sum(case["of"] for case in manifest["cases"])
+    assert manifest["records"] == cohort.records < sum(case["slices"] for case in manifest["cases"])
 
 
 @pytest.fixture
