@@ -5,8 +5,8 @@
 Makes a cohort of volumes of noise, then in turns, so that all meet the same machine: writes its shards with
 one process and with all cores (digests and flushing to disk included), copies the very same shards with `cp`
 and `fsync`, and writes each slice as .npy files of its CTA, NCCT and mask. Each is given as bytes of shards a
-second, median and range over the repeats. Then where the time of one process goes, and how long a rerun takes that
-has nothing to do, for 1000 cases.
+second, median and range over the repeats. Then where the time of one process goes, and how long a rerun
+takes that has nothing to do, for 1000 cases.
 """
 
 import argparse
