@@ -19,6 +19,8 @@ from clotseg.config import RuntimeConfig
 from clotseg.errors import EnvironmentProblem
 
 Result = TypeVar("Result")
+Tasks = Sequence[tuple[Any, ...]]
+OnDone = Callable[[int], object]
 
 BYTES_WORTH_A_PROCESS = 64 * 2**20
 """With less to read, the default does not start another process: that takes longer than reading it."""
@@ -30,12 +32,7 @@ LOOK_FOR_WORKERS_S = 5.0
 class Workers(Protocol):
     """Whatever can run tasks."""
 
-    def run(
-        self,
-        function: Callable[..., Result],
-        tasks: Sequence[tuple[Any, ...]],
-        on_done: Callable[[int], None],
-    ) -> list[Result]:
+    def run(self, function: Callable[..., Result], tasks: Tasks, on_done: OnDone) -> list[Result]:
         """Runs a function once for each tuple of arguments.
 
         Args:
@@ -75,12 +72,7 @@ def open_workers(runtime: RuntimeConfig, shared_folder: Path, bytes_to_read: int
 class ThisProcess:
     """Runs tasks one after the other, here."""
 
-    def run(
-        self,
-        function: Callable[..., Result],
-        tasks: Sequence[tuple[Any, ...]],
-        on_done: Callable[[int], None],
-    ) -> list[Result]:
+    def run(self, function: Callable[..., Result], tasks: Tasks, on_done: OnDone) -> list[Result]:
         """See `Workers.run`."""
         results = []
         for number, task in enumerate(tasks):
@@ -99,12 +91,7 @@ class LocalProcesses:
     def __init__(self, count: int) -> None:
         self._count = count
 
-    def run(
-        self,
-        function: Callable[..., Result],
-        tasks: Sequence[tuple[Any, ...]],
-        on_done: Callable[[int], None],
-    ) -> list[Result]:
+    def run(self, function: Callable[..., Result], tasks: Tasks, on_done: OnDone) -> list[Result]:
         """See `Workers.run`."""
         if len(tasks) < 2:
             return ThisProcess().run(function, tasks, on_done)
@@ -196,12 +183,7 @@ class DaskCluster:
         self._client = client
         self._address = address
 
-    def run(
-        self,
-        function: Callable[..., Result],
-        tasks: Sequence[tuple[Any, ...]],
-        on_done: Callable[[int], None],
-    ) -> list[Result]:
+    def run(self, function: Callable[..., Result], tasks: Tasks, on_done: OnDone) -> list[Result]:
         """See `Workers.run`. A running task cannot be stopped, so before an error those are waited for."""
         waiting = list(enumerate(tasks))[::-1]
         results: dict[int, Result] = {}
