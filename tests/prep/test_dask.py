@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,34 +33,48 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a scheduler with two workers of one thread each."""
-    folder = tmp_path_factory.mktemp("dask")
+@contextmanager
+def running_cluster(folder: Path, workers: int) -> Iterator[str]:
+    """The address of a scheduler with workers of one thread each."""
     address = f"tcp://127.0.0.1:{free_port()}"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]])}
-    quiet = ("--no-dashboard",)
-    worker = (address, "--nworkers", "1", "--nthreads", "1", "--no-nanny", *quiet)
-    commands = [
-        ("scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], *quiet),
-        ("worker", *worker),
-        ("worker", *worker),
-    ]
+    scheduler = ("scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard")
+    worker = ("worker", address, "--nworkers", "1", "--nthreads", "1", "--no-nanny", "--no-dashboard")
     processes = []
     with (folder / "log").open("w") as log:
-        for kind, *options in commands:
+        for kind, *options in (scheduler, *(worker for _ in range(workers))):
             program = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *options]
             processes.append(subprocess.Popen(program, cwd=folder, env=environment, stdout=log, stderr=log))
     try:
         from distributed import Client
 
         with Client(address, timeout=30, set_as_default=False) as client:
-            client.wait_for_workers(2, timeout=60)
+            client.wait_for_workers(workers, timeout=60)
         yield address
     finally:
         for process in reversed(processes):  # A worker takes its leave of the scheduler.
             process.terminate()
             process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a scheduler with two workers."""
+    with running_cluster(tmp_path_factory.mktemp("dask"), workers=2) as address:
+        yield address
+
+
+def test_a_cluster_whose_workers_die_is_told_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clotseg.prep.tasks.LOOK_FOR_WORKERS_S", 0.5)
+    with (
+        running_cluster(tmp_path, workers=1) as address,
+        open_workers(RuntimeConfig(dask=address), tmp_path, 0) as workers,
+        pytest.raises(EnvironmentProblem, match="has no worker") as caught,
+    ):
+        workers.run(os._exit, [(9,)] * 3, print)
+    assert address in str(caught.value)
 
 
 def test_results_errors_and_progress_are_those_of_a_local_run(cluster: str, tmp_path: Path) -> None:
