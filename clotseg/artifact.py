@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,6 +40,11 @@ def digest_file(path: Path) -> str:
 def canonical_json(value: object) -> str:
     """JSON with sorted keys and no spare space: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def as_json(value: object) -> Any:
+    """The value as it comes back from a JSON file: tuples as lists, keys as text."""
+    return json.loads(canonical_json(value))
 
 
 def stage_key(stage: str, code_version: int, configuration: object, inputs: object) -> str:
@@ -147,10 +153,22 @@ def reusable(folder: Path, key: str) -> bool:
 
 def outputs_intact(folder: Path, manifest: Mapping[str, Any]) -> bool:
     """Whether each output in the manifest is there with the size it was written with (a quick check)."""
-    sizes = {name: entry["bytes"] for name, entry in manifest["outputs"].items()}
-    return all(
-        (folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items()
-    )
+    return not lost_outputs(folder, manifest)
+
+
+def lost_outputs(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """The outputs in the manifest that are missing or have another size than they were written with."""
+    return [
+        name for name, entry in manifest["outputs"].items() if _file_size(folder / name) != entry["bytes"]
+    ]
+
+
+def _file_size(path: Path) -> int | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def describe_outputs(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
@@ -204,6 +222,11 @@ def _exchange(one: Path, other: Path) -> bool:
         return False
     paths = (at_working_directory, os.fsencode(one), at_working_directory, os.fsencode(other))
     return bool(rename(*paths, exchange) == 0)
+
+
+def interrupted(target: Path) -> bool:
+    """Whether a killed `publish` left something behind, or another one is at work."""
+    return any(target.with_name(f".{target.name}.{state}").exists() for state in ("building", "replaced"))
 
 
 def recover(target: Path) -> None:
@@ -283,21 +306,39 @@ class DigestCache:
         with suppress(CorruptArtifactError, AttributeError):
             self._remembered = {name: entry for name, entry in read_json(file).items() if _is_stamp(entry)}
 
-    def add(self, path: Path, name: str) -> None:
-        """Takes the digest of `path`, from memory where its size, time and inode are unchanged."""
+    def remembered(self, path: Path, name: str) -> str | None:
+        """The digest of `path` where its size, time and inode are unchanged; None where it must be read."""
         try:
             status = path.stat()
-        except OSError as error:
-            raise DataError(f"cannot be read ({error.strerror})", where=path) from error
+        except OSError:
+            return None
         stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
-        remembered = self._remembered.get(name)
-        known = remembered is not None and remembered[:3] == stamp
-        self.digests[name] = str(remembered[3]) if remembered and known else digest_file(path)
-        self._stamped[name] = [*stamp, self.digests[name]]
+        known = self._remembered.get(name)
+        self._stamped[name] = stamp
+        if known is None or known[:3] != stamp:
+            return None
+        self.digests[name] = str(known[3])
+        return self.digests[name]
+
+    def put(self, name: str, digest: str) -> None:
+        """Takes the digest of a file that was read after `remembered` had looked at it."""
+        self.digests[name] = digest
+
+    @property
+    def changed(self) -> bool:
+        """Whether `save` would write something new."""
+        return self._to_remember() != self._remembered
 
     def save(self) -> None:
         """Writes the file, with what was added since it was opened."""
-        write_json(self._file, self._stamped)
+        write_json(self._file, self._to_remember())
+
+    def _to_remember(self) -> dict[str, list[Any]]:
+        return {
+            name: [*stamp, self.digests[name]]
+            for name, stamp in self._stamped.items()
+            if name in self.digests
+        }
 
 
 def _is_stamp(entry: object) -> bool:

@@ -46,6 +46,29 @@ Verify = Annotated[
     Level,
     typer.Option(help="Before the start: every digest and record, or sizes, indices and keys, or nothing."),
 ]
+Workers = Annotated[
+    str | None,
+    typer.Option(help="Processes that prepare data; `auto` goes by cores and data.", metavar="N|auto"),
+]
+Dask = Annotated[
+    str | None,
+    typer.Option(help="Scheduler of a Dask cluster that prepares data instead.", metavar="ADDRESS"),
+]
+Stratify = Annotated[
+    str | None,
+    typer.Option(help="Give each cohort its share of these: site, clot or both.", metavar="site,clot"),
+]
+Folds = Annotated[int | None, typer.Option(help="Cross-validation: how many folds.", metavar="K")]
+Fold = Annotated[int | None, typer.Option(help="Which fold is tested, from 1.", metavar="k")]
+SplitFile = Annotated[str | None, typer.Option(help="Take the cohorts of this split.json.", metavar="FILE")]
+Slices = Annotated[
+    str | None,
+    typer.Option(help="Slices to train on; validation is on all.", metavar="all|clot|balanced"),
+]
+Neighbours = Annotated[
+    int | None, typer.Option("--context", help="Neighbouring slices on each side, as channels.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and why.")]
 
 
 class Switch(StrEnum):
@@ -57,6 +80,9 @@ class Switch(StrEnum):
 
 
 SWITCH_HELP = "Reuse or make, make again, or take what is there."
+
+SplitSwitch = Annotated[Switch, typer.Option("--split", help=f"Cohorts: {SWITCH_HELP}")]
+SliceSwitch = Annotated[Switch, typer.Option("--slice", help=f"Shards: {SWITCH_HELP}")]
 
 
 def main() -> NoReturn:
@@ -165,29 +191,50 @@ def prep(
     train_perc: Annotated[float | None, typer.Option(help="Share of patients to train on.")] = None,
     val_perc: Annotated[float | None, typer.Option(help="Share of patients to validate on.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the split.")] = None,
+    stratify: Stratify = None,
+    folds: Folds = None,
+    fold: Fold = None,
+    split_file: SplitFile = None,
+    slices: Slices = None,
+    neighbours: Neighbours = None,
     size: Size = None,
-    split: Annotated[Switch, typer.Option(help=f"Cohorts: {SWITCH_HELP}")] = Switch.auto,
-    slicing: Annotated[Switch, typer.Option("--slice", help=f"Shards: {SWITCH_HELP}")] = Switch.auto,
+    split: SplitSwitch = Switch.auto,
+    slicing: SliceSwitch = Switch.auto,
+    workers: Workers = None,
+    dask: Dask = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
     print_config: PrintConfig = False,
 ) -> None:
     """Split cases into cohorts by patient and write their slices as sharded TFRecords."""
+    project: Project = context.obj
     config = _config(
-        context.obj,
+        project,
         {
             "split.train_perc": train_perc,
             "split.val_perc": val_perc,
             "split.seed": seed,
+            "split.stratify": None if stratify is None else [by.strip() for by in stratify.split(",")],
+            "split.folds": folds,
+            "split.fold": fold,
+            "split.file": split_file,
+            "slice.slices": slices,
+            "slice.context": neighbours,
             "feed.size": size,
+            "runtime.workers": workers,
+            "runtime.dask": dask,
         },
         print_only=print_config,
     )
     from clotseg.console import open_progress
-    from clotseg.prep.stages import run_prep
-    from clotseg.results import prep_table
+    from clotseg.prep.stages import plan_prep, run_prep
+    from clotseg.results import plan_table, prep_table
 
-    result = run_prep(context.obj, config, open_progress(), split=split.value, slicing=slicing.value)
-    _print(result, prep_table, as_json=as_json)
+    switches: dict[str, Any] = {"split": split.value, "slicing": slicing.value}
+    if dry_run:
+        _print(plan_prep(project, config, open_progress(), **switches), plan_table, as_json=as_json)
+        return
+    _print(run_prep(project, config, open_progress(), **switches), prep_table, as_json=as_json)
 
 
 @app.command()
@@ -211,11 +258,15 @@ def train(
         int | None,
         typer.Option(help="Write down how the first N samples of each epoch are augmented.", metavar="N"),
     ] = None,
+    split: SplitSwitch = Switch.auto,
+    slicing: SliceSwitch = Switch.auto,
+    workers: Workers = None,
+    dask: Dask = None,
     verify: Verify = Level.quick,
     as_json: Json = False,
     print_config: PrintConfig = False,
 ) -> None:
-    """Train the U-Net on what `prep` made."""
+    """Train the U-Net; what `prep` makes is made first where it is missing or outdated."""
     config = _config(
         context.obj,
         {
@@ -230,16 +281,21 @@ def train(
             "runtime.gpus": gpus,
             "runtime.replicas": replicas,
             "runtime.log_augment": log_augment,
+            "runtime.workers": workers,
+            "runtime.dask": dask,
         },
         print_only=print_config,
     )
     from clotseg.console import open_progress
     from clotseg.dashboard import open_training_view
+    from clotseg.prep.stages import run_prep
     from clotseg.prep.verify import require_whole, verify_project
     from clotseg.results import train_table
-    from clotseg.train.loop import train as run_training
 
     progress = open_progress()
+    run_prep(context.obj, config, progress, split=split.value, slicing=slicing.value)
+    from clotseg.train.loop import train as run_training
+
     require_whole(verify_project(context.obj, progress, level=verify.value, below=(context.obj.processed,)))
     result = run_training(context.obj, config, open_training_view(progress))
     _print(result, train_table, as_json=as_json)

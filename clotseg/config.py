@@ -28,20 +28,35 @@ Limits = tuple[Finite, Finite]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitConfig:
-    """How patients are shared out: ceil(train_perc · N) train, floor(val_perc · N) validate, rest test."""
+    """How patients are shared out: ceil(train_perc · N) train, floor(val_perc · N) validate, rest test.
+
+    `stratify` gives every cohort its share of each site, and of patients with and without a clot. With
+    `folds` the patients of fold `fold` (from 1) are the test cohort and train_perc is not used. `file` is a
+    split.json to take as it is, relative to the project folder.
+    """
 
     train_perc: Fraction = 0.6
     val_perc: Fraction = 0.2
     seed: Seed = 1
+    stratify: tuple[Literal["site", "clot"], ...] = ()
+    folds: Annotated[int, Field(ge=0)] = 0
+    fold: Count = 1
+    file: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SliceConfig:
-    """How HU become 8-bit slices. Windows are [low, high] in HU; `slices_per_shard` rounds to whole cases."""
+    """How HU become 8-bit slices. Windows are [low, high] in HU; `slices_per_shard` rounds to whole cases.
+
+    `slices` says which slices are trained on: all, those with clot, or those and as many without. `context`
+    is how many neighbours on each side a slice brings along as channels.
+    """
 
     cta_window_hu: WindowHU = (-50.0, 450.0)
     ncct_window_hu: WindowHU = (0.0, 100.0)
     slices_per_shard: Count = 1024
+    slices: Literal["all", "clot", "balanced"] = "all"
+    context: Annotated[int, Field(ge=0, le=8)] = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,7 +149,8 @@ class TestConfig:
 class RuntimeConfig:
     """How fast, not what: devices, logical CPU replicas for trying out distribution, DALI threads.
 
-    The augmentation of the first `log_augment` samples of each epoch is written down.
+    `workers` processes prepare data, or the Dask cluster whose scheduler listens at `dask`. The augmentation
+    of the first `log_augment` samples of each epoch is written down.
     """
 
     gpus: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
@@ -142,6 +158,8 @@ class RuntimeConfig:
     threads: Count | Literal["auto"] = "auto"
     prefetch: Count = 2
     log_augment: Annotated[int, Field(ge=0)] = 0
+    workers: Count | Literal["auto"] = "auto"
+    dask: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,18 +188,38 @@ def load_config(file: Path, overrides: Mapping[str, Any] | None = None) -> Confi
     """
     settings = _read_toml(file)
     _refuse_unknown(settings, Config(), where=file)
-    for name, value in (overrides or {}).items():
-        if value is not None:
-            section, key = name.split(".")
-            settings.setdefault(section, {})[key] = value
+    config = _validate(settings, where=file)
+    given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    for name, value in given.items():
+        section, key = name.split(".")
+        settings.setdefault(section, {})[key] = value
+    if given:
+        config = _validate(settings, where="command line")
+    _check_together(config)
+    return config
+
+
+def _validate(settings: dict[str, Any], *, where: object) -> Config:
+    findings = _truth_values(settings, Config())
     try:
         config: Config = TypeAdapter(Config).validate_python(settings)
     except ValidationError as error:
-        raise ConfigError(
-            "some settings cannot be used", where=file if file.exists() else "flags", details=_findings(error)
-        ) from error
-    _check_together(config)
+        findings += _findings(error)
+    if findings:
+        raise ConfigError("some settings cannot be used", where=where, details=findings)
     return config
+
+
+def _truth_values(settings: Mapping[str, Any], defaults: Any) -> list[str]:
+    """A line for each true or false where neither is asked for; Python would take them for 1 and 0."""
+    findings = []
+    for section, values in settings.items():
+        for key, value in values.items():
+            listed = value if isinstance(value, list | tuple) else [value]
+            wanted = isinstance(getattr(getattr(defaults, section), key), bool)
+            if not wanted and any(isinstance(entry, bool) for entry in listed):
+                findings.append(f"{section}.{key} = {value!r}: true and false are no numbers")
+    return findings
 
 
 def to_toml(config: Config) -> str:
@@ -238,8 +276,17 @@ def _findings(error: ValidationError) -> list[str]:
 def _check_together(config: Config) -> None:
     """Rules that tie several settings together."""
     problems = []
-    if config.split.train_perc + config.split.val_perc >= 1:
+    if not config.split.folds and config.split.train_perc + config.split.val_perc >= 1:
         problems.append("split: train_perc + val_perc must leave something for the test cohort (below 1)")
+    if config.split.folds == 1 or config.split.fold > max(config.split.folds, 1):
+        problems.append(
+            f"split.fold = {config.split.fold} of split.folds = {config.split.folds}: "
+            "there must be 2 folds or more, and fold is one of 1 to folds"
+        )
+    if config.split.file and (config.split.folds or config.split.stratify):
+        problems.append("split.file says who belongs where: it cannot go with split.folds or split.stratify")
+    if len(set(config.split.stratify)) != len(config.split.stratify):
+        problems.append("split.stratify: names a property twice")
     for name, limits in (
         ("slice.cta_window_hu", config.slice.cta_window_hu),
         ("slice.ncct_window_hu", config.slice.ncct_window_hu),

@@ -27,6 +27,11 @@ def prep_table(result: dict[str, Any]) -> RenderableType:
     return Group(table, Text(f"stages: {stages}"))
 
 
+def plan_table(result: dict[str, Any]) -> RenderableType:
+    """What `plan_prep` returned: a sentence a stage."""
+    return Group(*(Text(f"{stage}: {facts['told']}") for stage, facts in result["stages"].items()))
+
+
 def train_table(result: dict[str, Any]) -> RenderableType:
     """What `train` returned."""
     return _facts(

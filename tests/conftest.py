@@ -3,6 +3,7 @@
 import csv
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -121,6 +122,14 @@ def sliced_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     config = Config(slice=SliceConfig(slices_per_shard=8), feed=FeedConfig(size=32))
     run_prep(project, config, PlainProgress())
     return project
+
+
+@pytest.fixture
+def cohort_copy(sliced_project: Project, tmp_path: Path) -> Project:
+    """The cases of `sliced_project`, with nothing prepared."""
+    ignored = shutil.ignore_patterns("Processed")
+    shutil.copytree(sliced_project.root, tmp_path / "unprepared", ignore=ignored)
+    return Project(tmp_path / "unprepared")
 
 
 def clotseg_command(*arguments: object) -> list[str]:

@@ -338,15 +338,17 @@ def test_unchanged_files_are_digested_once(tmp_path):
     volume, memory = tmp_path / "v.npy", tmp_path / "digests.json"
     volume.write_bytes(b"first")
     first = DigestCache(memory)
-    first.add(volume, "v.npy")
+    assert first.remembered(volume, "v.npy") is None
+    first.put("v.npy", hashlib.sha256(b"first").hexdigest())
+    assert first.changed
     first.save()
-    assert first.digests == {"v.npy": hashlib.sha256(b"first").hexdigest()}
     remembered = json.loads(memory.read_text())
     remembered["v.npy"][-1] = "0" * 64
     memory.write_text(json.dumps(remembered))
     again = DigestCache(memory)
-    again.add(volume, "v.npy")
-    assert again.digests == {"v.npy": "0" * 64}, "the file was read although nothing changed"
+    assert again.remembered(volume, "v.npy") == "0" * 64
+    assert again.digests == {"v.npy": "0" * 64}
+    assert not again.changed
 
 
 @pytest.mark.parametrize("change", ["content", "size", "time", "replaced"])
@@ -355,7 +357,8 @@ def test_a_changed_file_is_digested_again(tmp_path, change):
     volume.write_bytes(b"first")
     os.utime(volume, ns=(10**18, 10**18))
     cache = DigestCache(memory)
-    cache.add(volume, "v.npy")
+    cache.remembered(volume, "v.npy")
+    cache.put("v.npy", "0" * 64)
     cache.save()
     after = b"first, longer" if change == "size" else b"other"
     if change == "replaced":
@@ -368,8 +371,8 @@ def test_a_changed_file_is_digested_again(tmp_path, change):
     elif change == "time":
         os.utime(volume, ns=(10**18 + 1, 10**18 + 1))
     again = DigestCache(memory)
-    again.add(volume, "v.npy")
-    assert again.digests == {"v.npy": hashlib.sha256(after).hexdigest()}
+    assert again.remembered(volume, "v.npy") is None
+    assert again.digests == {}
 
 
 @pytest.mark.parametrize(
@@ -392,9 +395,16 @@ def test_a_damaged_memory_of_digests_costs_time_only(tmp_path, damage):
     volume.write_bytes(b"first")
     memory.write_bytes(damage)
     cache = DigestCache(memory)
-    cache.add(volume, "v.npy")
+    assert cache.remembered(volume, "v.npy") is None
+    cache.put("v.npy", "0" * 64)
     cache.save()
-    assert cache.digests == {"v.npy": hashlib.sha256(b"first").hexdigest()}
+    assert DigestCache(memory).remembered(volume, "v.npy") == "0" * 64
+
+
+def test_a_file_that_is_not_there_has_no_digest_to_remember(tmp_path):
+    cache = DigestCache(tmp_path / "digests.json")
+    assert cache.remembered(tmp_path / "nothing_here", "v.npy") is None
+    assert not cache.changed
 
 
 def test_a_stage_key_changes_with_everything_that_decides_the_bytes():

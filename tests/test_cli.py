@@ -136,7 +136,8 @@ def test_all_bad_cases_are_listed_without_a_traceback(cohort: Project) -> None:
 
 
 def test_what_comes_too_early_says_what_comes_first(cohort: Project) -> None:
-    done = run_clotseg("-C", cohort.root, "train")
+    assert run_clotseg("-C", cohort.root, "prep", "--slice", "off").returncode == 4
+    done = run_clotseg("-C", cohort.root, "test")
     assert done.returncode == 4
     assert "run `clotseg prep` first" in done.stderr
     assert "Traceback" not in done.stderr
@@ -154,14 +155,79 @@ def test_a_stopped_phantom_ends_with_the_shells_code(
     assert not (tmp_path / "phantom.json").exists()
 
 
-def test_a_prep_stopped_while_tensorflow_loads_ends_quietly(cohort: Project) -> None:
-    split = cohort.original / "manifest.json"
-    returned, said = start_and_signal(signal.SIGINT, split, "-C", cohort.root, "prep")
+def test_a_train_stopped_while_tensorflow_loads_ends_quietly(cohort: Project) -> None:
+    slices = cohort.sliced / "Training" / "manifest.json"
+    returned, said = start_and_signal(signal.SIGINT, slices, "-C", cohort.root, "train", "--size", "auto")
     assert returned == 130
     assert said.splitlines()[-1].startswith("clotseg: stopped by SIGINT")
     assert "Traceback" not in said
     assert not [line for line in said.splitlines() if not line.startswith(("event=", "clotseg: "))]
-    assert not cohort.sliced.exists()
+    assert not cohort.trainings.exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=str)
+def test_a_prep_stopped_with_workers_ends_with_the_shells_code_and_publishes_nothing_half(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    project = write_cohort(tmp_path / "project", 30, shape=(128, 128, 40))
+    arguments = ("-C", project.root, "prep", "--workers", 2)
+    (project.root / "clotseg.toml").write_text("[slice]\nslices_per_shard = 40\n")
+    building = project.processed / ".Sliced.building" / "Training"
+    returned, said = start_and_signal(number, building, *arguments)
+    assert returned == code
+    assert said.splitlines()[-1].startswith(f"clotseg: stopped by {number.name}")
+    assert "Traceback" not in said
+    assert {path.name for path in project.processed.iterdir()} == {"Original", ".lock", ".digests.json"}
+    assert run_clotseg(*arguments).returncode == 0
+
+
+def test_prep_never_loads_tensorflow(cohort: Project) -> None:
+    loaded = modules_loaded("-C", cohort.root, "prep")
+    assert (cohort.sliced / "Training" / "manifest.json").exists()
+    assert loaded.isdisjoint({"tensorflow", "keras", "nvidia"})
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(cohort: Project) -> None:
+    done = run_clotseg("-C", cohort.root, "prep", "--dry-run", "--context", 1, COLUMNS="200")
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        "split: make, because Original is not there yet",
+        "slice: make, because Training is not there yet",
+    ]
+    said = json.loads(run_clotseg("-C", cohort.root, "prep", "--dry-run", "--json").stdout)
+    assert {stage: facts["action"] for stage, facts in said["stages"].items()} == {
+        "split": "make",
+        "slice": "make",
+    }
+    assert not cohort.processed.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "section", "setting", "value"),
+    [
+        (("--stratify", "site, clot"), "split", "stratify", ["site", "clot"]),
+        (("--folds", 5, "--fold", 2), "split", "fold", 2),
+        (("--split-file", "theirs.json"), "split", "file", "theirs.json"),
+        (("--slices", "balanced"), "slice", "slices", "balanced"),
+        (("--context", 2), "slice", "context", 2),
+        (("--workers", 3), "runtime", "workers", 3),
+        (("--dask", "tcp://10.0.0.1:8786"), "runtime", "dask", "tcp://10.0.0.1:8786"),
+    ],
+    ids=str,
+)
+def test_prep_has_a_flag_for_each_of_these_settings(
+    tmp_path: Path, flags: tuple[object, ...], section: str, setting: str, value: object
+) -> None:
+    done = run_clotseg("-C", tmp_path, "prep", *flags, "--print-config")
+    assert tomllib.loads(done.stdout)[section][setting] == value
+
+
+def test_a_bad_flag_is_not_blamed_on_the_settings_file(tmp_path: Path) -> None:
+    (tmp_path / "clotseg.toml").write_text("[train]\nepochs = 7\n")
+    done = run_clotseg("-C", tmp_path, "prep", "--stratify", "hospital")
+    assert done.returncode == 2
+    assert "command line" in done.stderr
+    assert "clotseg.toml" not in done.stderr
 
 
 # A library whose loading was interrupted, and which tells that in its own way.
@@ -234,6 +300,24 @@ def said_by(folder: Path, *arguments: object) -> Any:
     assert done.returncode == 0, done.stderr
     assert "event=" in done.stderr
     return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_train_makes_what_is_missing_and_a_network_with_neighbours_tests_on_them(cohort: Project) -> None:
+    (cohort.root / "clotseg.toml").write_text("[slice]\ncontext = 1\nslices = 'balanced'\n")
+    off = run_clotseg("-C", cohort.root, "train", *TINY, "--slice", "off")
+    assert off.returncode == 4
+    assert "--slice off" in off.stderr
+    trained = said_by(cohort.root, "train", *TINY, "--workers", 2)
+    network = json.loads((cohort.root / trained["best"] / "network.json").read_text())
+    assert (network["channels"], network["slicing"]["context"]) == (6, 1)
+    assert trained["epochs"] == 1
+    tested = said_by(cohort.root, "test", "--gpus", 0)
+    assert len(tested["cases"]) == 2
+    for case in tested["cases"]:
+        check_masks(cohort.root, tested["masks"], case)
+    again = run_clotseg("-C", cohort.root, "prep")
+    assert "split reused, slice reused" in again.stdout
 
 
 @pytest.mark.slow

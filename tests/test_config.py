@@ -179,3 +179,40 @@ def test_only_a_configuration_can_be_made_plain():
     for value in ({"split": 1}, Config):
         with pytest.raises(TypeError):
             plain(value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[train]\nepochs = true\n", "[slice]\ncta_window_hu = [false, 5]\n", "[runtime]\nworkers = true\n"],
+)
+def test_true_and_false_are_no_numbers(toml, text):
+    error = refused(toml(text))
+    assert text.split()[1] in error.details[0]
+    assert "true and false are no numbers" in error.details[0]
+
+
+def test_a_bad_flag_is_not_blamed_on_the_file_nor_the_other_way_round(toml):
+    file = toml("[train]\nbatch_size = 4\n")
+    assert refused(file, {"train.epochs": 0}).where == "command line"
+    bad = toml("[train]\nbatch_size = 0\n")
+    assert refused(bad, {"train.epochs": 3}).where == bad
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"split.folds": 1},
+        {"split.folds": 3, "split.fold": 4},
+        {"split.fold": 2},
+        {"split.file": "split.json", "split.folds": 3},
+        {"split.file": "split.json", "split.stratify": ["site"]},
+        {"split.stratify": ["site", "site"]},
+    ],
+)
+def test_folds_strata_and_a_split_file_must_make_sense_together(tmp_path, flags):
+    assert "split." in str(refused(tmp_path / "none", flags))
+
+
+def test_folds_need_no_share_to_train_on(tmp_path):
+    flags = {"split.folds": 4, "split.fold": 4, "split.train_perc": 0.9, "split.val_perc": 0.2}
+    assert load_config(tmp_path / "none", flags).split.fold == 4

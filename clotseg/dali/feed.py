@@ -68,11 +68,11 @@ def open_cohort(folder: Path, manifest: dict[str, Any]) -> SlicedCohort:
         _read_index(path.with_name(index_name(path.name)), path, shard["records"])
         for path, shard in zip(shards, manifest["shards"], strict=True)
     )
-    slices = [case["slices"] for case in manifest["cases"]]
+    records = [case["records"] for case in manifest["cases"]]
     return SlicedCohort(
         shards=shards,
         offsets=offsets,
-        case_of=np.repeat(np.arange(len(slices)), slices),
+        case_of=np.repeat(np.arange(len(records)), records),
         case_names=tuple(case["case"] for case in manifest["cases"]),
     )
 

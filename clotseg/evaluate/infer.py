@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from clotseg.config import SliceConfig
 from clotseg.errors import DataError
 from clotseg.prep.cases import Case
-from clotseg.prep.slices import windowed_slices
+from clotseg.prep.slices import windowed_slices, with_context
 
 Model = Any  # TensorFlow and Keras ship no types
 
@@ -20,7 +20,7 @@ class Predictor:
 
     Args:
         model: takes float32 [N, size, size, channels] in 0…1.
-        slicing: the windows the network was trained with.
+        slicing: the windows and the context the network was trained with.
         size: side of its input square, in pixels.
     """
 
@@ -47,7 +47,8 @@ class Predictor:
             )
         parts = []
         for start in range(0, len(slices), SLICES_AT_ONCE):
-            padded = centre_pad(slices[start : start + SLICES_AT_ONCE], self._size)
+            numbers = range(start, min(start + SLICES_AT_ONCE, len(slices)))
+            padded = centre_pad(with_context(slices, numbers, self._slicing.context), self._size)
             predicted = self._call(padded.astype(np.float32) * np.float32(1 / 255)).numpy()
             parts.append(centre_crop(predicted, rows, columns)[..., 0])
         return np.ascontiguousarray(np.moveaxis(np.concatenate(parts), 0, 2))

@@ -10,9 +10,11 @@ from clotseg import artifact
 from clotseg.config import SplitConfig, plain
 from clotseg.errors import CorruptArtifactError
 from clotseg.prep.cases import Case, CheckedCase
+from clotseg.prep.plan import Stage
+from clotseg.prep.split import Members, split_cases
 from clotseg.project import COHORTS, Project
 
-SPLIT_CODE_VERSION = 1
+SPLIT_CODE_VERSION = 2
 SPLIT_FILE = "split.json"
 KIND_OF_FILE = ("images", "images", "masks")
 
@@ -26,12 +28,16 @@ class Cohorts:
         members: case names of each cohort, in order.
         cases: each case by name, its files being those under `Processed/Original`.
         digests: SHA-256 of each case's CTA, NCCT and mask, by case name.
+        clot_slices: numbers of the slices with clot, by case name.
+        seed: that of the split; it also draws slices.
     """
 
     key: str
     members: dict[str, tuple[str, ...]]
     cases: dict[str, CheckedCase]
     digests: dict[str, tuple[str, str, str]]
+    clot_slices: dict[str, tuple[int, ...]]
+    seed: int
 
     def of(self, cohort: str) -> list[CheckedCase]:
         """The cases of a cohort, in order."""
@@ -43,27 +49,76 @@ class Cohorts:
         return max(max(case.shape[:2]) for case in self.cases.values())
 
 
-def cohorts_key(cases: list[Case], digests: dict[str, str], config: SplitConfig) -> str:
-    """The key of the split stage: its configuration, and each case's table row and file digests."""
-    facts = {case.name: [case.patient, case.site, case.spacing_mm] for case in cases}
-    return artifact.stage_key("split", SPLIT_CODE_VERSION, plain(config), [digests, facts])
+def split_stage(
+    project: Project, config: SplitConfig, cases: list[Case], digests: dict[str, str], given: Members | None
+) -> Stage:
+    """What decides the cohorts: settings, rows of the table, the volumes, and the content of a split file.
+
+    Args:
+        project: where it is published.
+        config: the settings. Where a split file lies is no part of the key.
+        cases: every case.
+        digests: SHA-256 of each input file, by its path in the project.
+        given: the cohorts of a split file.
+    """
+    settings = plain(config)
+    del settings["file"]
+    facts: dict[str, Any] = {
+        f"cases.csv on {case.name}": [case.patient, case.site, case.spacing_mm] for case in cases
+    }
+    if given is not None:
+        settings = {"seed": config.seed}
+        facts["the split file"] = given
+    return Stage(
+        name="split",
+        code_version=SPLIT_CODE_VERSION,
+        config=settings,
+        inputs=digests,
+        facts=artifact.as_json(facts),
+        targets=(project.original,),
+    )
+
+
+def choose_members(checked: list[CheckedCase], config: SplitConfig, given: Members | None) -> Members:
+    """Who belongs where: as given, or shared out by patient, by site and clot where the settings ask for it.
+
+    Raises:
+        DataError: a cohort would come out empty.
+    """
+    if given is not None:
+        return given
+    patient_of = {entry.case.name: entry.case.patient for entry in checked}
+    if not config.stratify:
+        return split_cases(patient_of, config)
+    with_clot = {entry.case.patient for entry in checked if entry.clot_voxels}
+    stratum_of = {
+        entry.case.name: ", ".join(
+            {
+                "site": f"site {entry.case.site}",
+                "clot": "clot" if entry.case.patient in with_clot else "no clot",
+            }[by]
+            for by in config.stratify
+        )
+        for entry in checked
+    }
+    return split_cases(patient_of, config, stratum_of)
 
 
 def publish_cohorts(
     project: Project,
+    stage: Stage,
     checked: list[CheckedCase],
-    members: dict[str, tuple[str, ...]],
-    config: SplitConfig,
-    digests: dict[str, str],
+    clot_slices: dict[str, tuple[int, ...]],
+    members: Members,
 ) -> None:
     """Links every case into its cohort's folder and publishes them with `split.json` and the manifest.
 
     Args:
         project: where to.
+        stage: what the split was made from.
         checked: every case.
+        clot_slices: numbers of the slices with clot, by case name.
         members: case names of each cohort.
-        config: what made the split.
-        digests: SHA-256 of each input file, by its path in the project.
     """
     cohort_of = {name: cohort for cohort, names in members.items() for name in names}
     outputs: dict[str, Any] = {}
@@ -74,7 +129,8 @@ def publish_cohorts(
             names = [f"{cohort}/{kind}/{p.name}" for kind, p in zip(KIND_OF_FILE, case.files, strict=True)]
             for name, path in zip(names, case.files, strict=True):
                 _link(path, folder / name)
-                outputs[name] = {"bytes": path.stat().st_size, "sha256": digests[project.shown(path)]}
+                digest = stage.inputs[project.shown(path)]
+                outputs[name] = {"bytes": path.stat().st_size, "sha256": digest}
             cases[case.name] = {
                 "cohort": cohort,
                 "patient": case.patient,
@@ -82,26 +138,16 @@ def publish_cohorts(
                 "spacing_mm": case.spacing_mm,
                 "shape": entry.shape,
                 "clot_voxels": entry.clot_voxels,
+                "clot_slices": clot_slices[case.name],
                 "files": names,
             }
         patients = {name: facts["patient"] for name, facts in cases.items()}
         artifact.write_json(
             folder / SPLIT_FILE,
-            {"format": artifact.FORMAT, **plain(config), "cohorts": members, "patients": patients},
+            {"format": artifact.FORMAT, **stage.config, "cohorts": members, "patients": patients},
         )
         outputs |= artifact.describe_outputs(folder, [SPLIT_FILE])
-        manifest = {
-            "format": artifact.FORMAT,
-            "stage": "split",
-            "code_version": SPLIT_CODE_VERSION,
-            "key": cohorts_key([entry.case for entry in checked], digests, config),
-            "config": plain(config),
-            "inputs": digests,
-            "outputs": outputs,
-            "cohorts": members,
-            "cases": cases,
-        }
-        artifact.write_manifest(folder, manifest)
+        artifact.write_manifest(folder, stage.manifest(outputs=outputs, cohorts=members, cases=cases))
 
 
 def read_cohorts(project: Project) -> Cohorts:
@@ -120,6 +166,8 @@ def read_cohorts(project: Project) -> Cohorts:
                 name: tuple(manifest["outputs"][file]["sha256"] for file in facts["files"])
                 for name, facts in manifest["cases"].items()
             },
+            clot_slices={name: tuple(facts["clot_slices"]) for name, facts in manifest["cases"].items()},
+            seed=manifest["config"]["seed"],
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptArtifactError(

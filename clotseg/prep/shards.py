@@ -1,4 +1,4 @@
-"""Shards: cases in; TFRecord files with their DALI index, one record a slice, out.
+"""Shards: cases in; TFRecord files with their DALI index, one record a slice, and their digests out.
 
 Each record is a plain `tf.train.Example`, so any TensorFlow program can read it:
 
@@ -6,23 +6,30 @@ Each record is a plain `tf.train.Example`, so any TensorFlow program can read it
     mask         raw uint8 0/1, rows · columns
     shape        int64[3]: rows, columns, channels
     case, slice  where the slice comes from
-    uid          int64, counts the slices of a cohort from 0, in file order
+    uid          int64, counts the records of a cohort from 0, in file order
     clot_pixels  int64, ones in the mask
 
-Record k of a cohort has uid k, and a case is never shared out between shards.
+Record k of a cohort has uid k, and a case is never shared out between shards. Both formats are written here
+without TensorFlow, whose import takes a process longer than most shards and much of its memory.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import hashlib
+import os
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
+import numpy as np
+
 from clotseg.config import SliceConfig
 from clotseg.prep.cases import Case, CheckedCase
-from clotseg.prep.slices import Bytes, mask_slices, windowed_slices
+from clotseg.prep.slices import Bytes, mask_slices, windowed_slices, with_context
 
 FRAMING_BYTES = 16
+WRITE_BYTES = 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,14 +39,19 @@ class Shard:
     Attributes:
         name: file name, `slices-00000-of-00008.tfrecord`.
         cases: the cases it holds, in order.
+        numbers: which slices of each.
         first_uid: uid of its first record.
-        records: how many records it holds.
     """
 
     name: str
     cases: tuple[Case, ...]
+    numbers: tuple[tuple[int, ...], ...]
     first_uid: int
-    records: int
+
+    @property
+    def records(self) -> int:
+        """How many records it holds."""
+        return sum(len(numbers) for numbers in self.numbers)
 
     @property
     def index_name(self) -> str:
@@ -52,62 +64,105 @@ def index_name(shard_name: str) -> str:
     return shard_name.removesuffix(".tfrecord") + ".idx"
 
 
-def plan_shards(cases: Sequence[CheckedCase], slices_per_shard: int) -> list[Shard]:
-    """Shares whole cases out, in order: a shard is closed when it holds `slices_per_shard` or more."""
-    groups: list[list[CheckedCase]] = [[]]
-    for case in cases:
-        if sum(member.shape[2] for member in groups[-1]) >= slices_per_shard:
+def plan_shards(
+    cases: Sequence[CheckedCase], slices_per_shard: int, numbers_of: Mapping[str, tuple[int, ...]]
+) -> list[Shard]:
+    """Shares whole cases out, in order: a shard is closed when it holds `slices_per_shard` or more.
+
+    Args:
+        cases: the cases of a cohort; those of which no slice is taken are left out.
+        slices_per_shard: rounded up to whole cases.
+        numbers_of: which slices of each case are taken.
+    """
+    groups: list[list[Case]] = [[]]
+    for case in (entry.case for entry in cases if numbers_of[entry.case.name]):
+        if sum(len(numbers_of[member.name]) for member in groups[-1]) >= slices_per_shard:
             groups.append([])
         groups[-1].append(case)
-    shards, first_uid = [], 0
+    shards: list[Shard] = []
     for number, group in enumerate(groups):
-        records = sum(member.shape[2] for member in group)
         shards.append(
             Shard(
                 name=f"slices-{number:05d}-of-{len(groups):05d}.tfrecord",
-                cases=tuple(member.case for member in group),
-                first_uid=first_uid,
-                records=records,
+                cases=tuple(group),
+                numbers=tuple(numbers_of[case.name] for case in group),
+                first_uid=shards[-1].first_uid + shards[-1].records if shards else 0,
             )
         )
-        first_uid += records
     return shards
 
 
-def write_shard(folder: Path, shard: Shard, config: SliceConfig) -> Iterator[Case]:
-    """Writes a shard and its index into `folder`; yields each case when its slices are written.
+def write_shard(folder: Path, shard: Shard, config: SliceConfig) -> dict[str, dict[str, Any]]:
+    """Writes a shard and its index into `folder`, one case in memory at a time.
 
-    One case is held in memory at a time.
+    Returns:
+        Size and SHA-256 of both files by name, as manifests carry them.
 
     Raises:
         OSError: the disk is full or refuses the write.
     """
-    uid, offset = shard.first_uid, 0
-    with (
-        _record_writer(folder / shard.name) as records,
-        (folder / shard.index_name).open("w", encoding="ascii") as index,
-    ):
-        for case in shard.cases:
-            images, masks = windowed_slices(case, config), mask_slices(case)
-            for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
-                record = encode_slice(image, mask, case=case.name, number=number, uid=uid)
-                records.write(record)
-                index.write(f"{offset} {len(record) + FRAMING_BYTES}\n")
-                offset += len(record) + FRAMING_BYTES
-                uid += 1
-            yield case
+    return write_records(folder, shard.name, _encoded(shard, config))
 
 
-@contextmanager
-def _record_writer(file: Path) -> Iterator[Any]:
-    """TensorFlow's writer, its own kinds of error told as the OSError that they stand for."""
-    import tensorflow as tf
+def _encoded(shard: Shard, config: SliceConfig) -> Iterator[bytes]:
+    uid = shard.first_uid
+    for case, numbers in zip(shard.cases, shard.numbers, strict=True):
+        # A generator of its own, so that a case is let go before the next is read.
+        yield from _encoded_case(case, numbers, uid, config)
+        uid += len(numbers)
 
-    try:
-        with tf.io.TFRecordWriter(str(file)) as records:
-            yield records
-    except tf.errors.OpError as error:
-        raise OSError(error.message) from error
+
+def _encoded_case(case: Case, numbers: Sequence[int], first_uid: int, config: SliceConfig) -> Iterator[bytes]:
+    slices, masks = windowed_slices(case, config), mask_slices(case)
+    for uid, number in enumerate(numbers, first_uid):
+        image = with_context(slices, [number], config.context)[0]
+        yield encode_slice(image, masks[number], case=case.name, number=number, uid=uid)
+
+
+def write_records(folder: Path, name: str, records: Iterable[bytes]) -> dict[str, dict[str, Any]]:
+    """Writes records as one TFRecord file with its DALI index, both flushed to disk.
+
+    Args:
+        folder: where to.
+        name: file name of the shard.
+        records: serialised records, in order.
+
+    Returns:
+        Size and SHA-256 of both files by name, taken while they are written.
+
+    Raises:
+        OSError: the disk is full or refuses the write.
+    """
+    digest, lines, offset = hashlib.sha256(), [], 0
+    with (folder / name).open("wb", buffering=WRITE_BYTES) as stream:
+        for record in records:
+            length = struct.pack("<Q", len(record))
+            for part in (length, _masked_crc(length), record, _masked_crc(record)):
+                stream.write(part)
+                digest.update(part)
+            lines.append(f"{offset} {len(record) + FRAMING_BYTES}\n")
+            offset += len(record) + FRAMING_BYTES
+        _flush(stream)
+    index = "".join(lines).encode()
+    with (folder / index_name(name)).open("wb") as stream:
+        stream.write(index)
+        _flush(stream)
+    return {
+        name: {"bytes": offset, "sha256": digest.hexdigest()},
+        index_name(name): {"bytes": len(index), "sha256": hashlib.sha256(index).hexdigest()},
+    }
+
+
+def _flush(stream: Any) -> None:
+    """To disk here, since whoever publishes the file may be another machine."""
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def _masked_crc(data: bytes) -> bytes:
+    """CRC-32C, rotated and shifted as TFRecord has it, since a CRC of data with CRCs in it is weak."""
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def encode_slice(image: Bytes, mask: Bytes, *, case: str, number: int, uid: int) -> bytes:
@@ -118,24 +173,44 @@ def encode_slice(image: Bytes, mask: Bytes, *, case: str, number: int, uid: int)
         mask: uint8 0/1 [row, column].
         case: name of the case.
         number: which slice of the case, from 0.
-        uid: number of the slice in its cohort.
+        uid: number of the record in its cohort.
     """
-    import tensorflow as tf
+    features = (  # In order of name, as deterministic serialisation has them.
+        (b"case", _raw(case.encode())),
+        (b"clot_pixels", _whole(int(np.count_nonzero(mask)))),
+        (b"image", _raw(image.tobytes())),
+        (b"mask", _raw(mask.tobytes())),
+        (b"shape", _whole(*image.shape)),
+        (b"slice", _whole(number)),
+        (b"uid", _whole(uid)),
+    )
+    # Example.features = 1; Features.feature = 1, a map, each entry a message of key = 1 and value = 2.
+    entries = (_field(1, _field(1, [name]) + _field(2, feature)) for name, feature in features)
+    return b"".join(_field(1, [part for entry in entries for part in entry]))
 
-    def raw(*values: bytes) -> tf.train.Feature:
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
 
-    def whole(*values: int) -> tf.train.Feature:
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+def _raw(value: bytes) -> list[bytes]:
+    """Feature.bytes_list = 1; BytesList.value = 1."""
+    return _field(1, _field(1, [value]))
 
-    features = {
-        "image": raw(image.tobytes()),
-        "mask": raw(mask.tobytes()),
-        "shape": whole(*image.shape),
-        "case": raw(case.encode()),
-        "slice": whole(number),
-        "uid": whole(uid),
-        "clot_pixels": whole(int(mask.sum())),
-    }
-    example = tf.train.Example(features=tf.train.Features(feature=features))
-    return bytes(example.SerializeToString(deterministic=True))
+
+def _whole(*values: int) -> list[bytes]:
+    """Feature.int64_list = 3; Int64List.value = 1, packed; none of ours is negative."""
+    return _field(3, _field(1, [_varint(value) for value in values]))
+
+
+def _field(number: int, content: list[bytes]) -> list[bytes]:
+    """A protocol-buffer field of type LEN: https://protobuf.dev/programming-guides/encoding/.
+
+    In parts, which are joined once at the end: pixels are not copied at each level.
+    """
+    return [_varint(number << 3 | 2), _varint(sum(map(len, content))), *content]
+
+
+def _varint(value: int) -> bytes:
+    """Seven bits a byte, the lowest first; the high bit says that another follows."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*encoded, value])

@@ -1,17 +1,27 @@
-"""Slices: HU volumes [row, column, slice] in; 8-bit two-channel slices [slice, row, column, channel] out.
+"""Slices: HU volumes [row, column, slice] in; 8-bit slices [slice, row, column, channel] out.
 
-Values outside a window saturate; they never wrap.
+Values outside a window saturate; they never wrap. Volumes are read block by block, so that beside the result
+no more than a block is in memory.
 """
+
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clotseg.config import SliceConfig, WindowHU
-from clotseg.prep.cases import Case, Volume, open_mask, open_volume
+from clotseg.prep.cases import Case, Volume, open_volume
 
 CHANNELS = ("CTA", "NCCT")
 
+BLOCK_VOXELS = 2**18
+
 Bytes = NDArray[np.uint8]
+
+
+def channel_count(config: SliceConfig) -> int:
+    """Channels of a slice: for CTA and then for NCCT, the slice amid its neighbours."""
+    return len(CHANNELS) * (2 * config.context + 1)
 
 
 def window_to_uint8(hu: Volume, window_hu: WindowHU) -> Bytes:
@@ -28,13 +38,77 @@ def window_to_uint8(hu: Volume, window_hu: WindowHU) -> Bytes:
 
 def windowed_slices(case: Case, config: SliceConfig) -> Bytes:
     """All slices of a case, uint8 [slice, row, column, channel]: CTA then NCCT, each in its window."""
-    windowed = (
-        window_to_uint8(open_volume(case.cta), config.cta_window_hu),
-        window_to_uint8(open_volume(case.ncct), config.ncct_window_hu),
-    )
-    return np.ascontiguousarray(np.moveaxis(np.stack(windowed, axis=-1), 2, 0))
+    cta, ncct = open_volume(case.cta), open_volume(case.ncct)
+    rows, columns, slices = cta.shape
+    windowed = np.empty((slices, rows, columns, len(CHANNELS)), np.uint8)
+    for channel, (volume, window_hu) in enumerate(
+        ((cta, config.cta_window_hu), (ncct, config.ncct_window_hu))
+    ):
+        _window_into(np.moveaxis(windowed[..., channel], 0, 2), volume, window_hu)
+    return windowed
+
+
+def with_context(slices: Bytes, numbers: Sequence[int], context: int) -> Bytes:
+    """Slices with their neighbours as channels; beyond the ends of the volume its last slice is repeated.
+
+    Args:
+        slices: uint8 [slice, row, column, 2], all of a case.
+        numbers: which of them.
+        context: neighbours on each side.
+
+    Returns:
+        uint8 [numbers, row, column, channel]: 2 · context + 1 slices of CTA, bottom to top, then of NCCT.
+    """
+    chosen = np.asarray(numbers)
+    if not context:
+        return np.asarray(slices[chosen])
+    wanted = np.clip(np.add.outer(chosen, np.arange(-context, context + 1)), 0, len(slices) - 1)
+    # [number, neighbour, row, column, volume] → [number, row, column, volume, neighbour]
+    gathered = np.moveaxis(slices[wanted], 1, 4)
+    return np.asarray(gathered.reshape(*gathered.shape[:3], -1))
 
 
 def mask_slices(case: Case) -> Bytes:
     """The clot mask of a case, uint8 0/1 [slice, row, column]."""
-    return np.ascontiguousarray(np.moveaxis(open_mask(case.mask), 2, 0))
+    volume = open_volume(case.mask)
+    rows, columns, slices = volume.shape
+    masks = np.empty((slices, rows, columns), np.uint8)
+    by_voxel = np.moveaxis(masks, 0, 2)
+    for block in _blocks(volume):
+        by_voxel[block] = volume[block] != 0
+    return masks
+
+
+def slices_with_clot(mask: Volume) -> list[int]:
+    """Numbers of the slices of a mask [row, column, slice] that hold clot, rising."""
+    found = np.zeros(mask.shape[2], bool)
+    for block in _blocks(mask):
+        found[block[2]] |= np.any(mask[block], axis=(0, 1))
+    return [int(number) for number in np.flatnonzero(found)]
+
+
+def _window_into(target: Bytes, volume: Volume, window_hu: WindowHU) -> None:
+    """Windows a volume into `target`, of the same shape: integers of 8 and 16 bits through a table.
+
+    The table holds what `window_to_uint8` gives, so both ways agree to the last level.
+    """
+    native = volume.dtype.newbyteorder("=")
+    if native.kind not in "iu" or native.itemsize > 2:
+        for block in _blocks(volume):
+            target[block] = window_to_uint8(volume[block], window_hu)
+        return
+    unsigned = np.dtype(f"u{native.itemsize}")
+    every_value = np.arange(2 ** (8 * native.itemsize), dtype=unsigned).view(native)
+    table = window_to_uint8(every_value, window_hu)
+    for block in _blocks(volume):
+        target[block] = np.take(table, np.ascontiguousarray(volume[block], native).view(unsigned))
+
+
+def _blocks(volume: Volume) -> Iterator[tuple[slice, slice, slice]]:
+    """Cuts across the axis that is slowest in memory, so that each block is one stretch of its file."""
+    axis = int(np.argmax(volume.strides))
+    thickness = max(1, BLOCK_VOXELS * volume.shape[axis] // volume.size)
+    for start in range(0, volume.shape[axis], thickness):
+        cut = [slice(None)] * 3
+        cut[axis] = slice(start, start + thickness)
+        yield cut[0], cut[1], cut[2]

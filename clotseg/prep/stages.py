@@ -1,29 +1,42 @@
 """`clotseg prep`: cases in; `Processed/Original` and `Processed/Sliced` out, each published in one step.
 
-Both stages have a key. Where the key and the files of an earlier output agree, it is reused; nothing is
-written before every case was checked.
+Every stage is planned before anything is written: reuse what is there, make it, or refuse. Nothing is written
+before every case was checked, and the bytes do not depend on who makes them.
 """
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from clotseg import artifact
-from clotseg.artifact import DigestCache
-from clotseg.config import Config, plain
+from clotseg.config import Config, SliceConfig, SplitConfig, plain
 from clotseg.console import Progress
-from clotseg.errors import CorruptArtifactError
-from clotseg.prep.cases import CheckedCase, check_cases, survey_cases, tell_notices
-from clotseg.prep.cohorts import Cohorts, cohorts_key, publish_cohorts, read_cohorts
-from clotseg.prep.shards import plan_shards, write_shard
-from clotseg.prep.split import split_cases
+from clotseg.errors import ClotsegError, CorruptArtifactError, DataError
+from clotseg.prep.cases import CheckedCase, survey_cases, tell_notices
+from clotseg.prep.cohorts import (
+    Cohorts,
+    choose_members,
+    publish_cohorts,
+    read_cohorts,
+    split_stage,
+)
+from clotseg.prep.inputs import Inputs
+from clotseg.prep.plan import Plan, Stage, Switch, plan_off, plan_stage, refused
+from clotseg.prep.selection import choose_slices
+from clotseg.prep.shards import Shard, plan_shards, write_shard
+from clotseg.prep.split import Members, read_split_file
+from clotseg.prep.tasks import open_workers
 from clotseg.project import COHORTS, SLICED_COHORTS, Project
-from clotseg.quiet import load_tensorflow
 
-SLICE_CODE_VERSION = 1
+SLICE_CODE_VERSION = 2
 
-Switch = Literal["auto", "force", "off"]
-Outcome = Literal["made", "reused", "off"]
+VOXEL_BYTES = 5
+"""Of CTA, NCCT and mask together, as they mostly come: two of 16 bits and one of 8."""
 
 
 def run_prep(
@@ -37,21 +50,55 @@ def run_prep(
     Raises:
         DataError: cases cannot be used, or a cohort would be empty; nothing was written.
         CorruptArtifactError: a stage is off and its output is missing.
-        EnvironmentProblem: the disk refuses, or another prep runs here.
+        EnvironmentProblem: the disk refuses, a worker dies, or another prep runs here.
     """
-    plan = None if split == "off" else _plan_split(project, config, progress, split)
-    with artifact.project_lock(project.processed) as left_by:
-        if left_by:
-            progress.say("lock", state="taken over", left_by=left_by)
-        for stage_folder in (project.original, project.sliced):
-            artifact.recover(stage_folder)
-        outcomes: dict[str, Outcome] = {
-            "split": _split_stage(project, config, plan),
-            "slice": _slice_stage(project, config, progress, slicing),
-        }
+    if any(artifact.interrupted(folder) for folder in (project.original, project.sliced)):
+        with _lock(project, progress):
+            for folder in (project.original, project.sliced):
+                artifact.recover(folder)
+    work = _plan_split(project, config, progress, split)
+    slice_plan = _plan_slice(project, config, work, slicing)
+    for plan in (work.plan, slice_plan):
+        plan.require()
+    making = [plan.stage for plan in (work.plan, slice_plan) if plan.action == "make"]
+    if making or (work.inputs is not None and work.inputs.changed):
+        with _lock(project, progress):
+            if work.inputs is not None:
+                work.inputs.remember()
+            if work.plan.action == "make" and work.stage is not None:
+                publish_cohorts(project, work.stage, work.checked, work.clot_slices, work.members)
+            if slice_plan.action == "make":
+                _make_slices(project, config, progress)
+    outcomes = {plan.stage: plan.outcome for plan in (work.plan, slice_plan)}
     for stage, outcome in outcomes.items():
         progress.say(stage, state=outcome)
     return {"stages": outcomes, "cohorts": _cohort_facts(project)}
+
+
+@contextmanager
+def _lock(project: Project, progress: Progress) -> Iterator[None]:
+    with artifact.project_lock(project.processed) as left_by:
+        if left_by:
+            progress.say("lock", state="taken over", left_by=left_by)
+        yield
+
+
+def plan_prep(
+    project: Project, config: Config, progress: Progress, *, split: Switch = "auto", slicing: Switch = "auto"
+) -> dict[str, Any]:
+    """What `run_prep` would do, and why; writes nothing.
+
+    Returns:
+        `{"stages": {"split": {"action", "reason", "told"}, "slice": …}}`, actions being reuse, make and
+        refuse; `told` is the whole sentence.
+    """
+    work = _plan_split(project, config, progress, split)
+    plans = (work.plan, _plan_slice(project, config, work, slicing))
+    return {
+        "stages": {
+            plan.stage: {"action": plan.action, "reason": plan.reason, "told": plan.told} for plan in plans
+        }
+    }
 
 
 def read_sliced(project: Project, cohort: str) -> dict[str, Any]:
@@ -60,9 +107,19 @@ def read_sliced(project: Project, cohort: str) -> dict[str, Any]:
     Raises:
         CorruptArtifactError: it is missing or damaged, or was made from another split.
     """
+    return _read_sliced(project, cohort, read_cohorts(project).key)
+
+
+def sliced_config(manifest: dict[str, Any]) -> SliceConfig:
+    """The settings that a sliced cohort was made with."""
+    config: SliceConfig = TypeAdapter(SliceConfig).validate_python(manifest["config"])
+    return config
+
+
+def _read_sliced(project: Project, cohort: str, split_key: str) -> dict[str, Any]:
     folder = project.sliced / cohort
     manifest = artifact.require_manifest(folder, fix="run `clotseg prep` first")
-    if manifest["split_key"] != read_cohorts(project).key:
+    if manifest["split_key"] != split_key:
         raise CorruptArtifactError(
             "these slices were made from another split than the one in Processed/Original",
             where=folder,
@@ -78,90 +135,164 @@ def read_sliced(project: Project, cohort: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _SplitPlan:
-    """What the split stage will do, decided before anything is written; `checked` is None to reuse."""
+class _SplitWork:
+    """The planned split; what it is made from is there only where it will be made.
 
-    inputs: DigestCache
-    checked: list[CheckedCase] | None
-    members: dict[str, tuple[str, ...]]
+    Attributes:
+        key: of the split that the slices will be made from; None where there will be none.
+    """
 
-
-def _plan_split(project: Project, config: Config, progress: Progress, switch: Switch) -> _SplitPlan:
-    cases, findings = survey_cases(project)
-    limit = config.feed.size if isinstance(config.feed.size, int) else None
-    if findings:
-        with progress.bar("check", len(cases), "cases") as advance:
-            check_cases(cases, largest_slice=limit, on_case=advance, findings=findings)
-    inputs = DigestCache(project.processed / ".digests.json")
-    with progress.bar("fingerprint", len(cases), "cases") as advance:
-        for case in cases:
-            for path in case.files:
-                inputs.add(path, project.shown(path))
-            advance()
-    key = cohorts_key(cases, inputs.digests, config.split)
-    if switch == "auto" and artifact.reusable(project.original, key):
-        return _SplitPlan(inputs=inputs, checked=None, members={})
-    with progress.bar("check", len(cases), "cases") as advance:
-        checked = check_cases(cases, largest_slice=limit, on_case=advance)
-    tell_notices(checked, progress)
-    members = split_cases({case.name: case.patient for case in cases}, config.split)
-    return _SplitPlan(inputs=inputs, checked=checked, members=members)
+    plan: Plan
+    key: str | None
+    inputs: Inputs | None = None
+    stage: Stage | None = None
+    checked: list[CheckedCase]
+    clot_slices: dict[str, tuple[int, ...]]
+    members: Members
 
 
-def _split_stage(project: Project, config: Config, plan: _SplitPlan | None) -> Outcome:
-    if plan is None:
-        artifact.require_manifest(project.original, fix="run prep without `--split off`")
-        return "off"
-    plan.inputs.save()
-    if plan.checked is None:
-        return "reused"
-    publish_cohorts(project, plan.checked, plan.members, config.split, plan.inputs.digests)
-    return "made"
-
-
-def _slice_stage(project: Project, config: Config, progress: Progress, switch: Switch) -> Outcome:
+def _plan_split(project: Project, config: Config, progress: Progress, switch: Switch) -> _SplitWork:
+    nothing: dict[str, Any] = {"checked": [], "clot_slices": {}, "members": {}}
     if switch == "off":
-        for cohort in SLICED_COHORTS:
-            artifact.require_manifest(project.sliced / cohort, fix="run prep without `--slice off`")
-        return "off"
+        plan = plan_off("split", (project.original,))
+        return _SplitWork(plan=plan, key=_published_key(project), **nothing)
+    try:
+        cases, findings = survey_cases(project)
+        inputs = Inputs(project, config, progress, cases, findings)
+        given = _given_members(project, config.split, inputs)
+        stage = split_stage(project, config.split, inputs.cases, inputs.digests(), given)
+        plan = plan_stage(stage, switch)
+        if plan.action == "reuse":
+            return _SplitWork(plan=plan, key=stage.key, inputs=inputs, **nothing)
+        checked, clot_slices = inputs.checked()
+        tell_notices(checked, progress)
+        members = choose_members(checked, config.split, given)
+    except DataError as error:
+        return _SplitWork(plan=refused("split", error), key=None, **nothing)
+    return _SplitWork(
+        plan=plan,
+        key=stage.key,
+        inputs=inputs,
+        stage=stage,
+        checked=checked,
+        clot_slices=clot_slices,
+        members=members,
+    )
+
+
+def _given_members(project: Project, config: SplitConfig, inputs: Inputs) -> Members | None:
+    if not config.file:
+        return None
+    return read_split_file(project.root / config.file, {case.name: case.patient for case in inputs.cases})
+
+
+def _published_key(project: Project) -> str | None:
+    with suppress(ClotsegError):
+        return read_cohorts(project).key
+    return None
+
+
+def _slice_stage(project: Project, config: Config, split_key: str) -> Stage:
+    return Stage(
+        name="slice",
+        code_version=SLICE_CODE_VERSION,
+        config=plain(config.slice),
+        facts={"Processed/Original": split_key},
+        targets=tuple(project.sliced / cohort for cohort in SLICED_COHORTS),
+    )
+
+
+def _plan_slice(project: Project, config: Config, work: _SplitWork, switch: Switch) -> Plan:
+    if switch == "off":
+        return plan_off("slice", tuple(project.sliced / cohort for cohort in SLICED_COHORTS))
+    if work.plan.error is not None or work.key is None:
+        return refused("slice", work.plan.error or CorruptArtifactError("is damaged", where=project.original))
+    plan = plan_stage(_slice_stage(project, config, work.key), switch)
+    if plan.action == "make" and config.slice.slices != "all":
+        clots, training = work.clot_slices, work.members.get("Training", ())
+        if not training:
+            cohorts = read_cohorts(project)
+            clots, training = cohorts.clot_slices, cohorts.members["Training"]
+        if not any(clots[case] for case in training):
+            return refused("slice", _no_clot(config))
+    return plan
+
+
+def _no_clot(config: Config) -> DataError:
+    return DataError(
+        f"no training case has a clot, so slices = {config.slice.slices} leaves nothing; nothing was written",
+        where="slice",
+        fix="use --slices all, or --stratify clot",
+    )
+
+
+def _make_slices(project: Project, config: Config, progress: Progress) -> None:
+    """One task a shard, whoever runs it; the manifests are written when all are there."""
     cohorts = read_cohorts(project)
-    key = artifact.stage_key("slice", SLICE_CODE_VERSION, plain(config.slice), cohorts.key)
-    if switch == "auto" and all(artifact.reusable(project.sliced / cohort, key) for cohort in SLICED_COHORTS):
-        return "reused"
-    load_tensorflow()
+    stage = _slice_stage(project, config, cohorts.key)
+    planned = {
+        cohort: plan_shards(
+            cohorts.of(cohort), config.slice.slices_per_shard, _chosen(cohorts, cohort, config)
+        )
+        for cohort in SLICED_COHORTS
+    }
     with artifact.publish(project.sliced) as folder:
         for cohort in SLICED_COHORTS:
             (folder / cohort).mkdir()
-            _write_sliced(folder / cohort, cohorts, cohort, config, key, progress)
-    return "made"
+        tasks = [
+            (folder / cohort, shard, config.slice) for cohort, shards in planned.items() for shard in shards
+        ]
+        cases = [entry for cohort in SLICED_COHORTS for entry in cohorts.of(cohort)]
+        to_read = sum(VOXEL_BYTES * prod(entry.shape) for entry in cases)
+        with (
+            progress.bar("slice", sum(len(shard.cases) for _, shard, _ in tasks), "cases") as advance,
+            open_workers(config.runtime, project.root, to_read) as workers,
+        ):
+            written = workers.run(write_shard, tasks, lambda number: advance(len(tasks[number][1].cases)))
+        for cohort in SLICED_COHORTS:
+            done = [
+                outputs
+                for (target, _, _), outputs in zip(tasks, written, strict=True)
+                if target.name == cohort
+            ]
+            _write_manifest(folder / cohort, stage, cohorts, planned[cohort], done)
 
 
-def _write_sliced(
-    folder: Path, cohorts: Cohorts, cohort: str, config: Config, key: str, progress: Progress
+def _chosen(cohorts: Cohorts, cohort: str, config: Config) -> dict[str, tuple[int, ...]]:
+    """Which slices of each case are taken; validation is always on all, or its score would not compare."""
+    return choose_slices(
+        {entry.case.name: entry.shape[2] for entry in cohorts.of(cohort)},
+        cohorts.clot_slices,
+        config.slice.slices if cohort == "Training" else "all",
+        cohorts.seed,
+    )
+
+
+def _write_manifest(
+    folder: Path,
+    stage: Stage,
+    cohorts: Cohorts,
+    shards: list[Shard],
+    written: Iterable[dict[str, dict[str, Any]]],
 ) -> None:
-    members = cohorts.of(cohort)
-    shards = plan_shards(members, config.slice.slices_per_shard)
-    with progress.bar(f"slice {cohort}", len(members), "cases") as advance:
-        for shard in shards:
-            for _ in write_shard(folder, shard, config.slice):
-                advance()
-    names = cohorts.members[cohort]
-    manifest = {
-        "format": artifact.FORMAT,
-        "stage": "slice",
-        "cohort": cohort,
-        "code_version": SLICE_CODE_VERSION,
-        "key": key,
-        "split_key": cohorts.key,
-        "config": plain(config.slice),
-        "inputs": {name: cohorts.digests[name] for name in names},
-        "outputs": artifact.describe_outputs(
-            folder, [file for s in shards for file in (s.name, s.index_name)]
-        ),
-        "shards": [{"name": s.name, "records": s.records, "first_uid": s.first_uid} for s in shards],
-        "records": sum(shard.records for shard in shards),
-        "cases": [{"case": entry.case.name, "slices": entry.shape[2]} for entry in members],
+    """`cases` tells how many slices the volume of each case has, and how many records it gave."""
+    records = {
+        case.name: len(numbers)
+        for shard in shards
+        for case, numbers in zip(shard.cases, shard.numbers, strict=True)
     }
+    manifest = stage.manifest(
+        cohort=folder.name,
+        split_key=cohorts.key,
+        inputs={name: cohorts.digests[name] for name in cohorts.members[folder.name]},
+        outputs={name: facts for outputs in written for name, facts in outputs.items()},
+        shards=[{"name": s.name, "records": s.records, "first_uid": s.first_uid} for s in shards],
+        records=sum(shard.records for shard in shards),
+        cases=[
+            {"case": name, "slices": cohorts.cases[name].shape[2], "records": records.get(name, 0)}
+            for name in cohorts.members[folder.name]
+        ],
+    )
     artifact.write_manifest(folder, manifest)
 
 
@@ -170,14 +301,10 @@ def _cohort_facts(project: Project) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for cohort in COHORTS:
         shards: list[str] = []
+        slices = sum(entry.shape[2] for entry in cohorts.of(cohort))
         if cohort in SLICED_COHORTS:
-            folder = project.sliced / cohort
-            shards = [
-                project.shown(folder / shard["name"]) for shard in read_sliced(project, cohort)["shards"]
-            ]
-        facts[cohort] = {
-            "cases": list(cohorts.members[cohort]),
-            "slices": sum(entry.shape[2] for entry in cohorts.of(cohort)),
-            "shards": shards,
-        }
+            manifest = _read_sliced(project, cohort, cohorts.key)
+            shards = [project.shown(project.sliced / cohort / shard["name"]) for shard in manifest["shards"]]
+            slices = manifest["records"]
+        facts[cohort] = {"cases": list(cohorts.members[cohort]), "slices": slices, "shards": shards}
     return facts

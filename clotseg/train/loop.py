@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,8 @@ from clotseg.dali.feed import (
 from clotseg.dashboard import TrainingView
 from clotseg.errors import ConfigError
 from clotseg.prep.cohorts import Cohorts, read_cohorts
-from clotseg.prep.slices import CHANNELS
-from clotseg.prep.stages import read_sliced
+from clotseg.prep.slices import channel_count
+from clotseg.prep.stages import read_sliced, sliced_config
 from clotseg.project import Project, Run
 from clotseg.train.checkpoint import Description, read_description, save_checkpoint
 from clotseg.train.devices import Devices, open_devices
@@ -78,6 +78,8 @@ def train(project: Project, config: Config, view: TrainingView) -> dict[str, Any
     """
     cohorts = read_cohorts(project)
     manifests = {cohort: read_sliced(project, cohort) for cohort in ("Training", "Validation")}
+    # With the slice stage off these may be other than those asked for; the network must know what it was fed.
+    config = replace(config, slice=sliced_config(manifests["Training"]))
     size = input_size(config, cohorts)
     devices = open_devices(config.runtime)
     session = _open_session(project, config, manifests, size, devices, view)
@@ -168,7 +170,7 @@ def _open_session(
         )
     keras.utils.set_random_seed(config.train.seed)
     with devices.strategy.scope():
-        model = build_unet(config.network, size=size, channels=len(CHANNELS))
+        model = build_unet(config.network, size=size, channels=channel_count(config.slice))
         optimizer = keras.optimizers.Adam(config.train.learning_rate)
         optimizer.build(model.trainable_variables)
     opened = {cohort: open_cohort(project.sliced / cohort, manifests[cohort]) for cohort in manifests}
@@ -178,7 +180,7 @@ def _open_session(
         validation=opened["Validation"],
         feed=FeedSettings(
             size=size,
-            channels=len(CHANNELS),
+            channels=channel_count(config.slice),
             gpus=devices.gpus,
             threads=devices.threads,
             prefetch=config.runtime.prefetch,
@@ -282,7 +284,7 @@ def _keep(session: Session, run: Run, row: EpochRow, best: EpochRow | None) -> E
         network=session.config.network,
         slicing=session.config.slice,
         size=session.feed.size,
-        channels=len(CHANNELS),
+        channels=channel_count(session.config.slice),
         epoch=row.epoch,
         val_dice=row.val_dice,
     )

@@ -74,6 +74,28 @@ def test_probability_is_on_the_grid_of_the_volume(
     np.testing.assert_allclose(probability, expected, atol=1e-6)
 
 
+def test_a_network_with_neighbours_gets_them_in_order_with_the_ends_repeated(tmp_path: Path) -> None:
+    """CTA below, CTA, CTA above, then NCCT; 35 slices are three batches."""
+    case = one_case(tmp_path, (15, 17, 35))
+    context = SliceConfig(cta_window_hu=(0.0, 400.0), ncct_window_hu=(20.0, 80.0), context=1)
+    cta = windowed(np.load(case.cta), context.cta_window_hu)
+    ncct = windowed(np.load(case.ncct), context.ncct_window_hu)
+    at = np.arange(35)
+    for channel, volume, numbers in (
+        (0, cta, np.maximum(at - 1, 0)),
+        (2, cta, np.minimum(at + 1, 34)),
+        (4, ncct, at),
+        (5, ncct, np.minimum(at + 1, 34)),
+    ):
+
+        def only(slices: Any, *, training: bool, channel: int = channel) -> Any:
+            assert not training
+            return slices[..., channel : channel + 1]
+
+        seen = Predictor(only, context, SIZE).probability(case)
+        np.testing.assert_allclose(seen, volume[:, :, numbers], atol=1e-6)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_slice_lies_amid_the_input_square(tmp_path: Path, places: Any, shape: tuple[int, int, int]) -> None:
     """Where a pixel cannot be shared evenly, one row more of zeros is below, one column more at the right."""

@@ -1,14 +1,20 @@
 """Shards as any TensorFlow program, DALI or a byte-counting reader finds them."""
 
+import hashlib
 import json
+import shutil
 import struct
 
 import numpy as np
 import pytest
 
-from clotseg.config import SliceConfig
+from clotseg.config import Config, FeedConfig, SliceConfig
+from clotseg.console import PlainProgress
+from clotseg.dali.feed import open_cohort
 from clotseg.prep.cases import check_cases, find_cases
-from clotseg.prep.shards import plan_shards, write_shard
+from clotseg.prep.shards import encode_slice, plan_shards, write_records, write_shard
+from clotseg.prep.stages import read_sliced, run_prep
+from clotseg.project import Project
 from tests.conftest import contents, largest_file, write_cohort
 
 WINDOWS_HU = {"cta": (-50, 450), "ncct": (0, 100)}
@@ -125,6 +131,64 @@ def test_a_damaged_byte_is_noticed_by_whoever_reads_with_tensorflow(sliced_proje
         list(read_with_tensorflow(tmp_path / "damaged.tfrecord"))
 
 
+@pytest.fixture(scope="module")
+def chosen_project(sliced_project, tmp_path_factory):
+    """The same cases with one neighbour on each side, and a balanced choice of slices to train on."""
+    project = Project(tmp_path_factory.mktemp("chosen") / "project")
+    shutil.copytree(sliced_project.root, project.root, ignore=shutil.ignore_patterns("Processed"))
+    slicing = SliceConfig(slices_per_shard=8, context=1, slices="balanced")
+    run_prep(project, Config(slice=slicing, feed=FeedConfig(size=32)), PlainProgress())
+    return project
+
+
+@pytest.mark.parametrize("cohort", ["Training", "Validation"])
+def test_neighbours_are_channels_cta_first_and_the_ends_of_a_volume_are_repeated(chosen_project, cohort):
+    alone = expected_slices(chosen_project, cohort)
+    last = {case: max(number for name, number in alone if name == case) for case, _ in alone}
+    records = [r for shard in shards_of(chosen_project, cohort) for r in read_with_tensorflow(shard)]
+    for record in records:
+        case, number = record["case"].decode(), int(record["slice"])
+        near = [alone[case, min(max(n, 0), last[case])][0] for n in (number - 1, number, number + 1)]
+        image = np.stack(
+            [picture[..., 0] for picture in near] + [picture[..., 1] for picture in near], axis=-1
+        )
+        assert record["shape"].tolist() == list(image.shape)
+        np.testing.assert_array_equal(np.frombuffer(record["image"], np.uint8).reshape(image.shape), image)
+        mask = alone[case, number][1]
+        np.testing.assert_array_equal(np.frombuffer(record["mask"], np.uint8).reshape(mask.shape), mask)
+    assert {int(record["slice"]) for record in records} >= {0, 5}, "both ends must be among them"
+
+
+def test_training_is_balanced_and_validation_is_whole(chosen_project):
+    found = {
+        cohort: [
+            (record["case"].decode(), int(record["slice"]), int(record["clot_pixels"]))
+            for shard in shards_of(chosen_project, cohort)
+            for record in read_with_tensorflow(shard)
+        ]
+        for cohort in ("Training", "Validation")
+    }
+    with_clot = {
+        (case, number)
+        for (case, number), (_, mask) in expected_slices(chosen_project, "Training").items()
+        if mask.any()
+    }
+    assert {(case, number) for case, number, pixels in found["Training"] if pixels} == with_clot
+    assert len(found["Training"]) == 2 * len(with_clot) > 0
+    assert {(case, number) for case, number, _ in found["Validation"]} == set(
+        expected_slices(chosen_project, "Validation")
+    )
+
+
+def test_readers_know_the_case_of_each_chosen_record(chosen_project):
+    manifest = read_sliced(chosen_project, "Training")
+    cohort = open_cohort(chosen_project.sliced / "Training", manifest)
+    records = [r for shard in cohort.shards for r in read_with_tensorflow(shard)]
+    assert [cohort.case_names[case] for case in cohort.case_of] == [r["case"].decode() for r in records]
+    assert [record["uid"] for record in records] == list(range(cohort.records))
+    assert manifest["records"] == cohort.records < sum(case["slices"] for case in manifest["cases"])
+
+
 @pytest.fixture
 def checked(tmp_path):
     """Five checked cases of four slices."""
@@ -136,7 +200,7 @@ def checked(tmp_path):
     [(1, [1, 1, 1, 1, 1]), (4, [1, 1, 1, 1, 1]), (5, [2, 2, 1]), (8, [2, 2, 1]), (9, [3, 2]), (1024, [5])],
 )
 def test_a_shard_is_closed_once_it_holds_enough_slices(checked, slices_per_shard, cases_per_shard):
-    shards = plan_shards(checked, slices_per_shard)
+    shards = plan_shards(checked, slices_per_shard, every_slice(checked))
     assert [len(shard.cases) for shard in shards] == cases_per_shard
     assert [case for shard in shards for case in shard.cases] == [entry.case for entry in checked]
     assert [shard.records for shard in shards] == [4 * count for count in cases_per_shard]
@@ -144,19 +208,70 @@ def test_a_shard_is_closed_once_it_holds_enough_slices(checked, slices_per_shard
     assert [shard.first_uid for shard in shards] == [0, *ends[:-1]]
 
 
+def every_slice(checked):
+    """All slices of all cases."""
+    return {entry.case.name: tuple(range(entry.shape[2])) for entry in checked}
+
+
 def write_all(folder, checked, slices_per_shard=9):
-    """Writes every shard; gives the cases in the order they were done."""
+    """Writes every shard; gives what it said of the files."""
     folder.mkdir()
-    shards = plan_shards(checked, slices_per_shard)
-    return [case.name for shard in shards for case in write_shard(folder, shard, SliceConfig())]
+    outputs = {}
+    for shard in plan_shards(checked, slices_per_shard, every_slice(checked)):
+        outputs |= write_shard(folder, shard, SliceConfig())
+    return outputs
 
 
 def test_the_same_cases_give_the_same_bytes(checked, tmp_path):
-    done = write_all(tmp_path / "first", checked)
-    assert done == [entry.case.name for entry in checked]
+    write_all(tmp_path / "first", checked)
     write_all(tmp_path / "second", checked)
     assert contents(tmp_path / "first") == contents(tmp_path / "second")
     assert len(contents(tmp_path / "first")) == 4
+
+
+def test_the_digests_taken_while_writing_are_those_of_the_files(checked, tmp_path):
+    outputs = write_all(tmp_path / "shards", checked)
+    assert outputs == {
+        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in contents(tmp_path / "shards").items()
+    }
+
+
+def test_a_record_is_byte_for_byte_what_tensorflow_serialises_and_frames(tmp_path):
+    import tensorflow as tf
+
+    def raw(value):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+    def whole(*values):
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+    random = np.random.default_rng(3)
+    ours, theirs = [], []
+    for number, (rows, columns, channels) in enumerate(
+        [(1, 1, 2), (127, 129, 2), (256, 256, 10), (3, 300, 6)]
+    ):
+        image = random.integers(0, 256, (rows, columns, channels), dtype=np.uint8)
+        mask = random.integers(0, 2, (rows, columns), dtype=np.uint8)
+        uid = (0, 127, 128, 2**40)[number]
+        features = {
+            "image": raw(image.tobytes()),
+            "mask": raw(mask.tobytes()),
+            "shape": whole(rows, columns, channels),
+            "case": raw("Fall_ü".encode()),
+            "slice": whole(number),
+            "uid": whole(uid),
+            "clot_pixels": whole(int(mask.sum())),
+        }
+        example = tf.train.Example(features=tf.train.Features(feature=features))
+        theirs.append(example.SerializeToString(deterministic=True))
+        ours.append(encode_slice(image, mask, case="Fall_ü", number=number, uid=uid))
+    assert ours == theirs
+    with tf.io.TFRecordWriter(str(tmp_path / "theirs.tfrecord")) as writer:
+        for record in theirs:
+            writer.write(record)
+    write_records(tmp_path, "ours.tfrecord", ours)
+    assert (tmp_path / "ours.tfrecord").read_bytes() == (tmp_path / "theirs.tfrecord").read_bytes()
 
 
 def test_features_lie_in_order_of_name_so_that_no_hash_order_enters_the_bytes(sliced_project):

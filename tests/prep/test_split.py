@@ -1,5 +1,7 @@
 """Cohorts by patient: whole, disjoint, of the promised sizes, decided by seed and patients alone."""
 
+import json
+from collections import Counter
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from clotseg.config import SplitConfig
 from clotseg.errors import DataError
-from clotseg.prep.split import split_cases
+from clotseg.prep.split import read_split_file, split_cases
 
 TEN = {f"case_{number}": f"case_{number}" for number in range(10)}
 
@@ -128,3 +130,117 @@ def test_a_split_that_leaves_a_cohort_empty_is_refused_and_says_which(patients, 
 def test_many_cases_of_few_patients_do_not_make_up_for_patients():
     with pytest.raises(DataError, match="2 patient"):
         split_cases({f"case_{number}": f"p{number % 2}" for number in range(30)}, SplitConfig())
+
+
+@st.composite
+def strata_to_split(draw):
+    """Cases with patient and stratum, one patient in one stratum."""
+    patient_of, config, sizes = draw(cohorts_to_split())
+    stratum_of_patient = {patient: draw(st.sampled_from("abc")) for patient in set(patient_of.values())}
+    return patient_of, config, sizes, {case: stratum_of_patient[p] for case, p in patient_of.items()}
+
+
+def patients_by_cohort(members, patient_of):
+    """The patients of each cohort."""
+    return {cohort: {patient_of[case] for case in cases} for cohort, cases in members.items()}
+
+
+@given(strata_to_split(), st.randoms(use_true_random=False))
+def test_strata_share_every_cohort_and_change_no_size(drawn, random):
+    patient_of, config, sizes, stratum_of = drawn
+    members = split_cases(patient_of, config, stratum_of)
+    assert sorted(case for cases in members.values() for case in cases) == sorted(patient_of)
+    chosen = patients_by_cohort(members, patient_of)
+    assert tuple(map(len, chosen.values())) == sizes
+    assert sum(map(len, chosen.values())) == len(set(patient_of.values()))
+    stratum = {patient_of[case]: stratum_of[case] for case in patient_of}
+    everyone, training = Counter(stratum.values()), Counter(stratum[p] for p in chosen["Training"])
+    for name, count in everyone.items():
+        assert abs(training[name] - count * sizes[0] / len(stratum)) < 1
+        validating = sum(stratum[p] == name for p in chosen["Validation"])
+        left = count - training[name]
+        assert abs(validating - left * sizes[1] / (len(stratum) - sizes[0])) < 1
+    items = list(patient_of.items())
+    random.shuffle(items)
+    assert split_cases(dict(items), config, stratum_of) == members
+
+
+def test_one_stratum_splits_as_none_does():
+    assert split_cases(TEN, SplitConfig(), dict.fromkeys(TEN, "all")) == split_cases(TEN, SplitConfig())
+
+
+@given(
+    st.integers(6, 40),
+    st.integers(2, 6),
+    st.integers(0, 99),
+    st.sampled_from([0.1, 0.2, 0.3]),
+    st.booleans(),
+)
+def test_over_the_folds_every_patient_is_tested_exactly_once(patients, folds, seed, val_perc, stratified):
+    patient_of = {f"c{n}": f"p{n // 2}" for n in range(2 * patients)}
+    stratum_of = {case: "rare" if int(case[1:]) < 4 else "common" for case in patient_of}
+    validating = int((Decimal(str(val_perc)) * patients).to_integral_value(ROUND_FLOOR))
+    assume(validating and patients - -(-patients // folds) - validating > 0)
+    tested = Counter()
+    for fold in range(1, folds + 1):
+        config = SplitConfig(folds=folds, fold=fold, seed=seed, val_perc=val_perc)
+        members = split_cases(patient_of, config, stratum_of if stratified else None)
+        assert sorted(case for cases in members.values() for case in cases) == sorted(patient_of)
+        chosen = patients_by_cohort(members, patient_of)
+        assert sum(map(len, chosen.values())) == patients
+        assert len(chosen["Validation"]) == validating
+        assert patients // folds <= len(chosen["Testing"]) <= -(-patients // folds)
+        if stratified:
+            assert len(chosen["Testing"] & {"p0", "p1"}) <= 1
+        tested.update(chosen["Testing"])
+    assert tested == Counter(set(patient_of.values()))
+
+
+def test_more_folds_than_patients_are_refused():
+    with pytest.raises(DataError, match="leave nothing for"):
+        split_cases({f"p{n}": f"p{n}" for n in range(5)}, SplitConfig(folds=6, fold=6, val_perc=0.2))
+
+
+def write_split(tmp_path, training, validation, testing, **more):
+    """A split file with these cohorts."""
+    file = tmp_path / "theirs.json"
+    cohorts = {"Training": training, "Validation": validation, "Testing": testing}
+    file.write_text(json.dumps({"cohorts": cohorts | more}))
+    return file
+
+
+def test_a_split_file_is_taken_as_it_is(tmp_path):
+    file = write_split(tmp_path, ["c", "a"], ["b"], ["d"])
+    assert read_split_file(file, {name: name for name in "abcd"}) == {
+        "Training": ("c", "a"),
+        "Validation": ("b",),
+        "Testing": ("d",),
+    }
+
+
+def test_everything_that_does_not_fit_in_a_split_file_is_listed(tmp_path):
+    file = write_split(tmp_path, ["a", "a", "x"], [], ["c"], Holdout=["b"])
+    with pytest.raises(DataError) as caught:
+        read_split_file(file, {"a": "p1", "b": "p2", "c": "p1"})
+    assert str(caught.value).startswith(str(file))
+    assert list(caught.value.details) == [
+        "unknown cohort 'Holdout'",
+        "Validation is empty",
+        "case 'x' is not in the project",
+        "case b is in no cohort",
+        "case a is named twice",
+        "patient p1 is in Training and Testing",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"cohorts": {"Training": []}}', '{"cohorts": 3}'])
+def test_what_is_no_split_file_is_named(tmp_path, text):
+    file = tmp_path / "theirs.json"
+    file.write_text(text)
+    with pytest.raises(DataError, match=r"theirs\.json: is not a split\.json"):
+        read_split_file(file, TEN)
+
+
+def test_a_split_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere\.json"):
+        read_split_file(tmp_path / "nowhere.json", TEN)

@@ -1,6 +1,7 @@
 """`clotseg prep` as a whole: what it makes, reuses and refuses, and what a kill or a full disk leaves."""
 
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -15,13 +16,21 @@ from clotseg.errors import CorruptArtifactError, DataError, EnvironmentProblem
 from clotseg.prep.cohorts import read_cohorts
 from clotseg.prep.stages import read_sliced, run_prep
 from clotseg.project import Project
-from tests.conftest import contents, largest_file, modified_times, start_python, write_case, write_cases_csv
+from tests.conftest import (
+    contents,
+    largest_file,
+    modified_times,
+    start_python,
+    write_case,
+    write_cases_csv,
+    write_cohort,
+)
 
 CONFIG = Config(slice=SliceConfig(slices_per_shard=8), feed=FeedConfig(size=32))
 OTHER_WINDOW = dataclasses.replace(CONFIG, slice=SliceConfig(slices_per_shard=8, cta_window_hu=(0.0, 300.0)))
 OTHER_SEED = dataclasses.replace(CONFIG, split=SplitConfig(seed=2))
 
-# Slices anew, and is killed by SIGKILL when the second training case is in its shard.
+# Slices anew, and is killed by SIGKILL when two training cases or more are in their shards.
 KILLED_WHILE_SLICING = """
 import os, signal, sys
 from contextlib import contextmanager
@@ -36,7 +45,7 @@ class Killer(PlainProgress):
     def bar(self, label, total, unit):
         def advance_and_die(count=1):
             self.done += count
-            if label == "slice Training" and self.done == 2:
+            if label == "slice" and self.done >= 2:
                 os.kill(os.getpid(), signal.SIGKILL)
         self.done = 0
         yield advance_and_die
@@ -69,11 +78,9 @@ def prepared(sliced_project, tmp_path):
 
 
 @pytest.fixture
-def unprepared(sliced_project, tmp_path):
+def unprepared(cohort_copy):
     """The same cases, with nothing prepared."""
-    ignored = shutil.ignore_patterns("Processed")
-    shutil.copytree(sliced_project.root, tmp_path / "unprepared", ignore=ignored)
-    return Project(tmp_path / "unprepared")
+    return cohort_copy
 
 
 def tfrecords(project):
@@ -296,6 +303,100 @@ def test_the_same_cases_in_another_folder_give_the_same_bytes(sliced_project, un
     assert contents(unprepared.original) == contents(sliced_project.original)
 
 
+@pytest.mark.parametrize("workers", [2, 3])
+def test_the_number_of_workers_does_not_change_a_byte(sliced_project, unprepared, workers):
+    runtime = dataclasses.replace(CONFIG.runtime, workers=workers)
+    assert outcomes(unprepared, dataclasses.replace(CONFIG, runtime=runtime)) == ("made", "made")
+    assert contents(unprepared.sliced) == contents(sliced_project.sliced)
+    assert contents(unprepared.original) == contents(sliced_project.original)
+
+
+def test_a_disk_that_fills_up_under_workers_leaves_the_earlier_slices(prepared):
+    before = tfrecords(prepared)
+    config = dataclasses.replace(OTHER_WINDOW, runtime=dataclasses.replace(CONFIG.runtime, workers=2))
+    with largest_file(12_000), pytest.raises(EnvironmentProblem, match="free disk space"):
+        prep(prepared, config)
+    assert tfrecords(prepared) == before
+    assert {path.name for path in prepared.processed.iterdir()} == {
+        "Original",
+        "Sliced",
+        ".lock",
+        ".digests.json",
+    }
+
+
+def test_findings_of_all_workers_are_listed_in_order(unprepared):
+    for case in ("case_02", "case_07"):
+        (unprepared.volumes / f"{case}_CTA_Binary.npy").write_bytes(b"")
+    with pytest.raises(DataError) as caught:
+        prep(unprepared, dataclasses.replace(CONFIG, runtime=dataclasses.replace(CONFIG.runtime, workers=2)))
+    assert [detail[:7] for detail in caught.value.details] == ["case_02", "case_07"]
+    assert not unprepared.processed.exists()
+
+
+def test_with_a_split_file_a_colleagues_cohorts_are_taken_wherever_the_file_lies(prepared, tmp_path):
+    first = json.loads((prepared.original / "split.json").read_text())["cohorts"]
+    turned = dict(zip(first, [first["Training"], first["Testing"], first["Validation"]], strict=True))
+    keys = set()
+    for name in ("one.json", "two.json"):
+        (tmp_path / name).write_text(json.dumps({"cohorts": turned}))
+        split = SplitConfig(file=str(tmp_path / name))
+        made = outcomes(prepared, dataclasses.replace(CONFIG, split=split))
+        assert made == (("made", "made") if name == "one.json" else ("reused", "reused"))
+        assert {k: list(v) for k, v in read_cohorts(prepared).members.items()} == turned
+        keys.add(read_cohorts(prepared).key)
+    assert len(keys) == 1
+    (prepared.original / "split.json").rename(tmp_path / "shared.json")
+    split = SplitConfig(file=str(tmp_path / "shared.json"))
+    assert outcomes(prepared, dataclasses.replace(CONFIG, split=split)) == ("made", "reused")
+
+
+def test_cohorts_can_be_given_their_share_of_sites_and_clots(prepared):
+    rows = [{"case": f"case_{n:02d}", "site": "north" if n < 5 else "south"} for n in range(10)]
+    write_cases_csv(prepared, rows)
+    prep(prepared, dataclasses.replace(CONFIG, split=SplitConfig(stratify=("site",))))
+    sites = {
+        cohort: [entry.case.site for entry in read_cohorts(prepared).of(cohort)]
+        for cohort in ("Training", "Validation", "Testing")
+    }
+    assert sorted(sites["Training"]) == ["north"] * 3 + ["south"] * 3
+    assert sorted(sites["Validation"]) == sorted(sites["Testing"]) == ["north", "south"]
+
+
+def test_switched_off_in_an_empty_folder_nothing_is_made_at_all(tmp_path):
+    with pytest.raises(CorruptArtifactError, match="Original"):
+        prep(Project(tmp_path), split="off", slicing="off")
+    assert not list(tmp_path.iterdir())
+
+
+PEAK_OF_PREP = """
+import sys
+from pathlib import Path
+from clotseg.config import Config, FeedConfig, RuntimeConfig
+from clotseg.console import PlainProgress
+from clotseg.prep.stages import run_prep
+from clotseg.project import Project
+from tests.prep.worker_tasks import resident_peak_kib
+
+before = resident_peak_kib()
+run_prep(Project(Path(sys.argv[1])), Config(runtime=RuntimeConfig(workers=1)), PlainProgress())
+print(resident_peak_kib() - before)
+"""
+
+
+@pytest.mark.slow
+def test_memory_grows_with_the_largest_volume_and_not_with_the_cohort(tmp_path):
+    shape, peaks = (192, 192, 64), {}
+    for cases in (6, 24):
+        project = write_cohort(tmp_path / str(cases), cases, shape=shape)
+        said, errors = start_python(PEAK_OF_PREP, project.root).communicate(timeout=120)
+        peaks[cases] = 1024 * int(said or errors)
+    voxels = int(np.prod(shape))
+    # The volumes of a case as they lie on disk, its slices, and little more: no 8 bytes a voxel anywhere.
+    assert peaks[24] < 10 * voxels
+    assert peaks[24] < peaks[6] + 2 * voxels
+
+
 def test_a_project_that_moved_reuses_what_it_has(prepared):
     moved = Project(prepared.root.rename(prepared.root.with_name("moved")))
     assert outcomes(moved) == ("reused", "reused")
@@ -320,8 +421,10 @@ def test_prep_killed_while_slicing_leaves_the_earlier_slices_and_runs_again_to_t
 
 
 def test_two_preps_do_not_write_to_one_project_at_once(prepared):
-    with project_lock(prepared.processed), pytest.raises(EnvironmentProblem, match="another clotseg"):
-        prep(prepared)
+    with project_lock(prepared.processed):
+        with pytest.raises(EnvironmentProblem, match="another clotseg"):
+            prep(prepared, OTHER_WINDOW)
+        assert outcomes(prepared) == ("reused", "reused"), "what only reads need not wait"
 
 
 def test_a_disk_that_fills_up_leaves_the_earlier_slices(prepared):
