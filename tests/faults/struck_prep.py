@@ -101,6 +101,8 @@ class Trial:
         """Strikes once, and holds what is left against the promise."""
         code = self._run(number, killed_after_s)
         self.codes[code] += 1
+        if code == 0:
+            assert published(self.project) == self.expected, (number, "said to be done, and is not")
         with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
             result = verify_project(self.project, PlainProgress())
         assert result["whole"], (number, code, result["faults"])

@@ -63,8 +63,10 @@ def test_a_change_that_the_disk_refuses_ends_in_an_environment_problem_and_leave
     quick_disk: Path, faults_library: Path, refusal: int
 ) -> None:
     seen = strike(quick_disk, faults_library, "replace", -refusal, every=11)
-    assert set(seen["codes"]) <= {"0", "5"}, "0 where only the lock's note for people was refused"
-    assert seen["codes"]["5"] >= 0.8 * sum(seen["codes"].values())
+    assert set(seen["codes"]) <= {"0", "5"}, (
+        "0 where it could do without: a link, an exchange, the lock's note"
+    )
+    assert seen["codes"]["5"] > seen["codes"].get("0", 0)
 
 
 def test_interrupted_before_any_of_its_changes_prep_tidies_up_and_says_so(
