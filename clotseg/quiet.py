@@ -18,7 +18,7 @@ def load_tensorflow() -> None:
     if "tensorflow" in sys.modules:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with _held_back_signals(), _held_back_stderr():
+    with held_back_signals(), _held_back_stderr():
         import tensorflow as tf
 
         tf.config.list_physical_devices()
@@ -26,8 +26,11 @@ def load_tensorflow() -> None:
 
 
 @contextmanager
-def _held_back_signals() -> Iterator[None]:
-    """Lets signals wait: what their handlers raise while a C++ module starts comes out as an ImportError."""
+def held_back_signals() -> Iterator[None]:
+    """Lets SIGINT and SIGTERM wait: what their handlers raise in the midst of the block would do harm there.
+
+    While a C++ module starts it comes out as an ImportError; a process that starts gets half its orders.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # Only the main thread runs handlers.
         return

@@ -171,7 +171,8 @@ def test_a_prep_stopped_with_workers_ends_with_the_shells_code_and_publishes_not
 ) -> None:
     project = write_cohort(tmp_path / "project", 30, shape=(128, 128, 40))
     arguments = ("-C", project.root, "prep", "--workers", 2)
-    (project.root / "clotseg.toml").write_text("[slice]\nslices_per_shard = 40\n")
+    # Neighbours make for more to write, so that the signal comes well before the end.
+    (project.root / "clotseg.toml").write_text("[slice]\nslices_per_shard = 40\ncontext = 4\n")
     building = project.processed / ".Sliced.building" / "Training"
     returned, said = start_and_signal(number, building, *arguments)
     assert returned == code

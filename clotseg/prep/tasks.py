@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from clotseg.config import RuntimeConfig
 from clotseg.errors import EnvironmentProblem
+from clotseg.quiet import held_back_signals
 
 Result = TypeVar("Result")
 Tasks = Sequence[tuple[Any, ...]]
@@ -102,7 +103,7 @@ class LocalProcesses:
             initializer=_end_with_parent,
         )
         try:
-            with _interrupts_held_back():
+            with held_back_signals(), _interrupts_blocked():
                 futures = {pool.submit(function, *task): number for number, task in enumerate(tasks)}
             for future in as_completed(futures):
                 future.result()
@@ -123,7 +124,7 @@ class LocalProcesses:
 
 
 @contextmanager
-def _interrupts_held_back() -> Iterator[None]:
+def _interrupts_blocked() -> Iterator[None]:
     """Workers inherit the mask: Ctrl-C, which reaches them all, is answered by this process alone."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
