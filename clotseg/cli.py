@@ -82,6 +82,9 @@ class Switch(StrEnum):
 SWITCH_HELP = "Reuse or make, make again, or take what is there."
 
 SplitSwitch = Annotated[Switch, typer.Option("--split", help=f"Cohorts: {SWITCH_HELP}")]
+AugmentSwitch = Annotated[
+    Switch | None, typer.Option("--augment", help="Offline augmentation, which nothing needs; off.")
+]
 SliceSwitch = Annotated[Switch, typer.Option("--slice", help=f"Shards: {SWITCH_HELP}")]
 
 
@@ -200,6 +203,12 @@ def prep(
     size: Size = None,
     split: SplitSwitch = Switch.auto,
     slicing: SliceSwitch = Switch.auto,
+    augment: AugmentSwitch = None,
+    target_train: Annotated[int | None, typer.Option(help="Augmented training samples.")] = None,
+    target_val: Annotated[int | None, typer.Option(help="Augmented validation samples.")] = None,
+    augment_validation: Annotated[
+        bool | None, typer.Option("--augment-validation", help="Augment validation too; never for a score.")
+    ] = None,
     workers: Workers = None,
     dask: Dask = None,
     dry_run: DryRun = False,
@@ -221,6 +230,9 @@ def prep(
             "slice.slices": slices,
             "slice.context": neighbours,
             "feed.size": size,
+            "offline.target_train": target_train,
+            "offline.target_val": target_val,
+            "offline.validation": augment_validation,
             "runtime.workers": workers,
             "runtime.dask": dask,
         },
@@ -230,7 +242,11 @@ def prep(
     from clotseg.prep.stages import plan_prep, run_prep
     from clotseg.results import plan_table, prep_table
 
-    switches: dict[str, Any] = {"split": split.value, "slicing": slicing.value}
+    switches: dict[str, Any] = {
+        "split": split.value,
+        "slicing": slicing.value,
+        "augment": "off" if augment is None else augment.value,
+    }
     if dry_run:
         _print(plan_prep(project, config, open_progress(), **switches), plan_table, as_json=as_json)
         return
@@ -258,8 +274,13 @@ def train(
         int | None,
         typer.Option(help="Write down how the first N samples of each epoch are augmented.", metavar="N"),
     ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", help="Slices augmented afresh, or offline.", metavar="sliced|augmented"),
+    ] = None,
     split: SplitSwitch = Switch.auto,
     slicing: SliceSwitch = Switch.auto,
+    augment: AugmentSwitch = None,
     workers: Workers = None,
     dask: Dask = None,
     verify: Verify = Level.quick,
@@ -275,6 +296,7 @@ def train(
             "train.learning_rate": learning_rate,
             "train.train_samples": train_samples,
             "train.seed": seed,
+            "train.source": source,
             "feed.size": size,
             "network.filters": filters,
             "network.depth": depth,
@@ -293,7 +315,8 @@ def train(
     from clotseg.results import train_table
 
     progress = open_progress()
-    run_prep(context.obj, config, progress, split=split.value, slicing=slicing.value)
+    offline = augment or (Switch.auto if config.train.source == "augmented" else Switch.off)
+    run_prep(context.obj, config, progress, split=split.value, slicing=slicing.value, augment=offline.value)
     from clotseg.train.loop import train as run_training
 
     require_whole(verify_project(context.obj, progress, level=verify.value, below=(context.obj.processed,)))

@@ -101,6 +101,19 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OfflineConfig:
+    """The offline stage: how many augmented samples are made of the training and of the validation slices.
+
+    Those of the validation cohort are made only where `validation` says so; no score ever rests on them.
+    """
+
+    target_train: Count = 10_000
+    target_val: Count = 2_000
+    validation: bool = False
+    seed: Seed = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class NetworkConfig:
     """The U-Net: `filters` at full resolution, doubled at each of `depth` halvings.
 
@@ -122,13 +135,15 @@ class TrainConfig:
     """The optimisation. `train_samples` slices are drawn per epoch; `all` is one pass over the cohort.
 
     With `schedule` cosine the learning rate falls from `learning_rate` along half a cosine towards 0, epoch
-    by epoch (Loshchilov & Hutter 2017, SGDR, without restarts).
+    by epoch (Loshchilov & Hutter 2017, SGDR, without restarts). `source` says whether slices are augmented
+    afresh in every epoch, or were offline.
     """
 
     epochs: Count = 100
     batch_size: Count = 20
     learning_rate: Positive = 5e-4
     schedule: Literal["constant", "cosine"] = "constant"
+    source: Literal["sliced", "augmented"] = "sliced"
     train_samples: Count | Literal["all"] = "all"
     dice_smooth: Positive = 1.0
     seed: Seed = 1
@@ -170,6 +185,7 @@ class Config:
     slice: SliceConfig = field(default_factory=SliceConfig)
     feed: FeedConfig = field(default_factory=FeedConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    offline: OfflineConfig = field(default_factory=OfflineConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     test: TestConfig = field(default_factory=TestConfig)

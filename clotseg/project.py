@@ -58,6 +58,11 @@ class Project:
         return self.processed / "Sliced"
 
     @property
+    def augmented(self) -> Path:
+        """Shards of slices that were augmented offline, a folder a cohort."""
+        return self.processed / "Augmented"
+
+    @property
     def trainings(self) -> Path:
         """One folder a training run."""
         return self.root / "Trainings"

@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Literal
 
+from clotseg.config import SliceConfig
+from clotseg.prep.cohorts import Cohorts
+
 Selection = Literal["all", "clot", "balanced"]
 
 
@@ -38,6 +41,19 @@ def choose_slices(
         seed,
     )
     return {case: tuple(sorted([*clot_slices[case], *free[case][: quotas[case]]])) for case in slices_of}
+
+
+def slices_of_cohort(cohorts: Cohorts, cohort: str, slicing: SliceConfig) -> dict[str, tuple[int, ...]]:
+    """Which slices of each case of a cohort are taken.
+
+    Validation is always on all, or its score would not compare.
+    """
+    return choose_slices(
+        {entry.case.name: entry.shape[2] for entry in cohorts.of(cohort)},
+        cohorts.clot_slices,
+        slicing.slices if cohort == "Training" else "all",
+        cohorts.seed,
+    )
 
 
 def _share_evenly(wanted: int, available: Mapping[str, int], seed: int) -> dict[str, int]:

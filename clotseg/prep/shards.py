@@ -59,6 +59,11 @@ class Shard:
         return index_name(self.name)
 
 
+def shard_name(number: int, count: int) -> str:
+    """The file name of a shard, `slices-00000-of-00008.tfrecord`."""
+    return f"slices-{number:05d}-of-{count:05d}.tfrecord"
+
+
 def index_name(shard_name: str) -> str:
     """The name of a shard's DALI index."""
     return shard_name.removesuffix(".tfrecord") + ".idx"
@@ -83,7 +88,7 @@ def plan_shards(
     for number, group in enumerate(groups):
         shards.append(
             Shard(
-                name=f"slices-{number:05d}-of-{len(groups):05d}.tfrecord",
+                name=shard_name(number, len(groups)),
                 cases=tuple(group),
                 numbers=tuple(numbers_of[case.name] for case in group),
                 first_uid=shards[-1].first_uid + shards[-1].records if shards else 0,
@@ -165,7 +170,16 @@ def _masked_crc(data: bytes) -> bytes:
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-def encode_slice(image: Bytes, mask: Bytes, *, case: str, number: int, uid: int) -> bytes:
+def encode_slice(
+    image: Bytes,
+    mask: Bytes,
+    *,
+    case: str,
+    number: int,
+    uid: int,
+    source_uid: int | None = None,
+    parameters: str | None = None,
+) -> bytes:
     """One slice as a serialised `tf.train.Example`; equal slices give equal bytes.
 
     Args:
@@ -174,18 +188,25 @@ def encode_slice(image: Bytes, mask: Bytes, *, case: str, number: int, uid: int)
         case: name of the case.
         number: which slice of the case, from 0.
         uid: number of the record in its cohort.
+        source_uid: of an augmented slice, the uid of the slice it was made from.
+        parameters: of an augmented slice, what was done to it, as JSON.
     """
-    features = (  # In order of name, as deterministic serialisation has them.
-        (b"case", _raw(case.encode())),
-        (b"clot_pixels", _whole(int(np.count_nonzero(mask)))),
-        (b"image", _raw(image.tobytes())),
-        (b"mask", _raw(mask.tobytes())),
-        (b"shape", _whole(*image.shape)),
-        (b"slice", _whole(number)),
-        (b"uid", _whole(uid)),
-    )
+    features = {
+        b"case": _raw(case.encode()),
+        b"clot_pixels": _whole(int(np.count_nonzero(mask))),
+        b"image": _raw(image.tobytes()),
+        b"mask": _raw(mask.tobytes()),
+        b"shape": _whole(*image.shape),
+        b"slice": _whole(number),
+        b"uid": _whole(uid),
+    }
+    if source_uid is not None:
+        features[b"source_uid"] = _whole(source_uid)
+    if parameters is not None:
+        features[b"parameters"] = _raw(parameters.encode())
     # Example.features = 1; Features.feature = 1, a map, each entry a message of key = 1 and value = 2.
-    entries = (_field(1, _field(1, [name]) + _field(2, feature)) for name, feature in features)
+    # They come in order of name, as deterministic serialisation has them.
+    entries = (_field(1, _field(1, [name]) + _field(2, features[name])) for name in sorted(features))
     return b"".join(_field(1, [part for entry in entries for part in entry]))
 
 

@@ -1,4 +1,4 @@
-"""`clotseg prep`: cases in; `Processed/Original` and `Processed/Sliced` out, each published in one step.
+"""`clotseg prep`: cases in; what is in `Processed` out, each stage published in one step.
 
 Every stage is planned before anything is written: reuse what is there, make it, or refuse. Nothing is written
 before every case was checked, and the bytes do not depend on who makes them.
@@ -26,8 +26,9 @@ from clotseg.prep.cohorts import (
     split_stage,
 )
 from clotseg.prep.inputs import Inputs
+from clotseg.prep.offline import augment_stage, make_augmented
 from clotseg.prep.plan import Plan, Stage, Switch, plan_off, plan_stage, refused
-from clotseg.prep.selection import choose_slices
+from clotseg.prep.selection import slices_of_cohort
 from clotseg.prep.shards import Shard, plan_shards, write_shard
 from clotseg.prep.split import Members, read_split_file
 from clotseg.prep.tasks import open_workers
@@ -40,28 +41,45 @@ VOXEL_BYTES = 5
 
 
 def run_prep(
-    project: Project, config: Config, progress: Progress, *, split: Switch = "auto", slicing: Switch = "auto"
+    project: Project,
+    config: Config,
+    progress: Progress,
+    *,
+    split: Switch = "auto",
+    slicing: Switch = "auto",
+    augment: Switch = "off",
 ) -> dict[str, Any]:
     """Runs the stages that are not there yet.
 
+    Args:
+        project: where.
+        config: all settings.
+        progress: told of each stage.
+        split, slicing: whether a stage reuses or makes, makes again, or takes what is there.
+        augment: the same of the offline augmentation; nothing needs it, so `off` asks for nothing.
+
     Returns:
-        `{"stages": {"split": …, "slice": …}, "cohorts": {cohort: {"cases", "slices", "shards"}}}`.
+        `{"stages": {"split": …, "slice": …}, "cohorts": {cohort: {"cases", "slices", "shards"}}}`, and the
+        stage `augment` where it is not off.
 
     Raises:
+        ConfigError: a transform is on that cannot be done offline.
         DataError: cases cannot be used, or a cohort would be empty; nothing was written.
         CorruptArtifactError: a stage is off and its output is missing.
         EnvironmentProblem: the disk refuses, a worker dies, or another prep runs here.
     """
-    if any(artifact.interrupted(folder) for folder in (project.original, project.sliced)):
+    published = (project.original, project.sliced, project.augmented)
+    if any(artifact.interrupted(folder) for folder in published):
         with _lock(project, progress):
-            for folder in (project.original, project.sliced):
+            for folder in published:
                 artifact.recover(folder)
     work = _plan_split(project, config, progress, split)
     slice_plan = _plan_slice(project, config, work, slicing)
-    for plan in (work.plan, slice_plan):
+    augment_plan, to_augment = _plan_augment(project, config, work, slice_plan, augment)
+    plans = [plan for plan in (work.plan, slice_plan, augment_plan) if plan is not None]
+    for plan in plans:
         plan.require()
-    making = [plan.stage for plan in (work.plan, slice_plan) if plan.action == "make"]
-    if making or (work.inputs is not None and work.inputs.changed):
+    if any(plan.action == "make" for plan in plans) or (work.inputs is not None and work.inputs.changed):
         with _lock(project, progress):
             if work.inputs is not None:
                 work.inputs.remember()
@@ -69,9 +87,13 @@ def run_prep(
                 publish_cohorts(project, work.stage, work.checked, work.clot_slices, work.members)
             if slice_plan.action == "make":
                 _make_slices(project, config, progress)
-    outcomes = {plan.stage: plan.outcome for plan in (work.plan, slice_plan)}
-    for stage, outcome in outcomes.items():
-        progress.say(stage, state=outcome)
+            if to_augment is not None and augment_plan is not None and augment_plan.action == "make":
+                cohorts = read_cohorts(project)
+                slices = sliced_config(_read_sliced(project, "Training", cohorts.key))
+                make_augmented(project, config, slices, to_augment, cohorts, progress)
+    outcomes = {plan.stage: plan.outcome for plan in plans}
+    for name, outcome in outcomes.items():
+        progress.say(name, state=outcome)
     return {"stages": outcomes, "cohorts": _cohort_facts(project)}
 
 
@@ -84,7 +106,13 @@ def _lock(project: Project, progress: Progress) -> Iterator[None]:
 
 
 def plan_prep(
-    project: Project, config: Config, progress: Progress, *, split: Switch = "auto", slicing: Switch = "auto"
+    project: Project,
+    config: Config,
+    progress: Progress,
+    *,
+    split: Switch = "auto",
+    slicing: Switch = "auto",
+    augment: Switch = "off",
 ) -> dict[str, Any]:
     """What `run_prep` would do, and why; writes nothing.
 
@@ -93,10 +121,13 @@ def plan_prep(
         refuse; `told` is the whole sentence.
     """
     work = _plan_split(project, config, progress, split)
-    plans = (work.plan, _plan_slice(project, config, work, slicing))
+    slice_plan = _plan_slice(project, config, work, slicing)
+    augment_plan, _ = _plan_augment(project, config, work, slice_plan, augment)
     return {
         "stages": {
-            plan.stage: {"action": plan.action, "reason": plan.reason, "told": plan.told} for plan in plans
+            plan.stage: {"action": plan.action, "reason": plan.reason, "told": plan.told}
+            for plan in (work.plan, slice_plan, augment_plan)
+            if plan is not None
         }
     }
 
@@ -218,6 +249,21 @@ def _plan_slice(project: Project, config: Config, work: _SplitWork, switch: Swit
     return plan
 
 
+def _plan_augment(
+    project: Project, config: Config, work: _SplitWork, slice_plan: Plan, switch: Switch
+) -> tuple[Plan | None, Stage | None]:
+    """The plan, and what is made; neither where the stage is off."""
+    if switch == "off":
+        return None, None
+    if slice_plan.error is not None:
+        return refused("augment", slice_plan.error), None
+    key = _slice_stage(project, config, work.key or "").key
+    if slice_plan.switched_off:
+        key = artifact.require_manifest(project.sliced / "Training", fix="run `clotseg prep` first")["key"]
+    stage = augment_stage(project, config, key)
+    return plan_stage(stage, switch), stage
+
+
 def _no_clot(config: Config) -> DataError:
     return DataError(
         f"no training case has a clot, so slices = {config.slice.slices} leaves nothing; nothing was written",
@@ -232,7 +278,7 @@ def _make_slices(project: Project, config: Config, progress: Progress) -> None:
     stage = _slice_stage(project, config, cohorts.key)
     planned = {
         cohort: plan_shards(
-            cohorts.of(cohort), config.slice.slices_per_shard, _chosen(cohorts, cohort, config)
+            cohorts.of(cohort), config.slice.slices_per_shard, slices_of_cohort(cohorts, cohort, config.slice)
         )
         for cohort in SLICED_COHORTS
     }
@@ -256,16 +302,6 @@ def _make_slices(project: Project, config: Config, progress: Progress) -> None:
                 if target.name == cohort
             ]
             _write_manifest(folder / cohort, stage, cohorts, planned[cohort], done)
-
-
-def _chosen(cohorts: Cohorts, cohort: str, config: Config) -> dict[str, tuple[int, ...]]:
-    """Which slices of each case are taken; validation is always on all, or its score would not compare."""
-    return choose_slices(
-        {entry.case.name: entry.shape[2] for entry in cohorts.of(cohort)},
-        cohorts.clot_slices,
-        config.slice.slices if cohort == "Training" else "all",
-        cohorts.seed,
-    )
 
 
 def _write_manifest(

@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from clotseg.dali.feed import (
 from clotseg.dashboard import TrainingView
 from clotseg.errors import ConfigError
 from clotseg.prep.cohorts import Cohorts, read_cohorts
+from clotseg.prep.offline import read_augmented
 from clotseg.prep.slices import channel_count
 from clotseg.prep.stages import read_sliced, sliced_config
 from clotseg.project import Project, Run
@@ -77,13 +79,15 @@ def train(project: Project, config: Config, view: TrainingView) -> dict[str, Any
         EnvironmentProblem: devices are missing, or the disk refuses.
     """
     cohorts = read_cohorts(project)
-    manifests = {cohort: read_sliced(project, cohort) for cohort in ("Training", "Validation")}
+    validation = read_sliced(project, "Validation")
+    folder, training = _training_slices(project, config)
     # With the slice stage off these may be other than those asked for; the network must know what it was fed.
-    config = replace(config, slice=sliced_config(manifests["Training"]))
+    config = replace(config, slice=sliced_config(validation))
     size = input_size(config, cohorts)
     devices = open_devices(config.runtime)
-    session = _open_session(project, config, manifests, size, devices, view)
-    key = training_key(config, manifests["Training"]["key"])
+    opened = open_cohort(folder, training), open_cohort(project.sliced / "Validation", validation)
+    session = _open_session(config, opened, size, devices, view)
+    key = training_key(config, training["key"])
     best: EpochRow | None = None
     with (
         open_run(project, config, cohorts.key, key, str(devices)) as run,
@@ -101,7 +105,7 @@ def train_or_reuse(
     project: Project, config: Config, progress: Progress, view: TrainingView
 ) -> dict[str, Any]:
     """As `train`, but takes a finished run of the same settings and slices where there is one."""
-    key = training_key(config, read_sliced(project, "Training")["key"])
+    key = training_key(config, _training_slices(project, config)[1]["key"])
     for run in reversed(runs(project)):
         record = read_record(run)
         if record["state"] == "finished" and record["key"] == key:
@@ -152,10 +156,16 @@ def volume_dice(counts: NDArray[np.int64]) -> float:
     return float(dice[has_clot].mean() if has_clot.any() else dice.mean())
 
 
+def _training_slices(project: Project, config: Config) -> tuple[Path, dict[str, Any]]:
+    """Folder and manifest of the slices to train on."""
+    if config.train.source == "augmented":
+        return project.augmented / "Training", read_augmented(project)
+    return project.sliced / "Training", read_sliced(project, "Training")
+
+
 def _open_session(
-    project: Project,
     config: Config,
-    manifests: dict[str, dict[str, Any]],
+    opened: tuple[SlicedCohort, SlicedCohort],
     size: int,
     devices: Devices,
     view: TrainingView,
@@ -173,11 +183,10 @@ def _open_session(
         model = build_unet(config.network, size=size, channels=channel_count(config.slice))
         optimizer = keras.optimizers.Adam(config.train.learning_rate)
         optimizer.build(model.trainable_variables)
-    opened = {cohort: open_cohort(project.sliced / cohort, manifests[cohort]) for cohort in manifests}
     return Session(
         config=config,
-        training=opened["Training"],
-        validation=opened["Validation"],
+        training=opened[0],
+        validation=opened[1],
         feed=FeedSettings(
             size=size,
             channels=channel_count(config.slice),
@@ -235,10 +244,10 @@ def _train_pass(session: Session, run: Run, plan: EpochPlan, epoch: int) -> tupl
         session.training,
         plan,
         session.feed,
-        augment=config.augment,
+        augment=config.augment if config.train.source == "sliced" else None,
         seed=config.train.seed,
         epoch=epoch,
-        log_parameters=to_log > 0,
+        log_parameters=to_log > 0 and config.train.source == "sliced",
     )
     session.view.epoch_begins(epoch, len(plan.uids))
     losses: list[float] = []
