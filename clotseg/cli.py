@@ -85,6 +85,23 @@ SplitSwitch = Annotated[Switch, typer.Option("--split", help=f"Cohorts: {SWITCH_
 AugmentSwitch = Annotated[
     Switch | None, typer.Option("--augment", help="Offline augmentation, which nothing needs; off.")
 ]
+TargetTrain = Annotated[int | None, typer.Option(help="Training samples to augment offline.")]
+TargetVal = Annotated[int | None, typer.Option(help="Validation samples to augment offline.")]
+AugmentValidation = Annotated[
+    bool | None, typer.Option("--augment-validation", help="Augment validation too; never for a score.")
+]
+Source = Annotated[
+    str | None,
+    typer.Option("--from", help="Slices augmented afresh, or offline.", metavar="sliced|augmented"),
+]
+TrainSamples = Annotated[
+    str | None, typer.Option(help="Slices drawn per epoch; `all` is one pass.", metavar="N|all")
+]
+Replicas = Annotated[int | None, typer.Option(help="Logical CPU devices, to try distribution without GPUs.")]
+LogAugment = Annotated[
+    int | None,
+    typer.Option(help="Write down how the first N samples of each epoch are augmented.", metavar="N"),
+]
 SliceSwitch = Annotated[Switch, typer.Option("--slice", help=f"Shards: {SWITCH_HELP}")]
 
 
@@ -204,11 +221,9 @@ def prep(
     split: SplitSwitch = Switch.auto,
     slicing: SliceSwitch = Switch.auto,
     augment: AugmentSwitch = None,
-    target_train: Annotated[int | None, typer.Option(help="Augmented training samples.")] = None,
-    target_val: Annotated[int | None, typer.Option(help="Augmented validation samples.")] = None,
-    augment_validation: Annotated[
-        bool | None, typer.Option("--augment-validation", help="Augment validation too; never for a score.")
-    ] = None,
+    target_train: TargetTrain = None,
+    target_val: TargetVal = None,
+    augment_validation: AugmentValidation = None,
     workers: Workers = None,
     dask: Dask = None,
     dry_run: DryRun = False,
@@ -259,25 +274,15 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Passes over the training cohort.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Slices a step, all devices together.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of Adam.")] = None,
-    train_samples: Annotated[
-        str | None, typer.Option(help="Slices drawn per epoch; `all` is one pass.", metavar="N|all")
-    ] = None,
+    train_samples: TrainSamples = None,
     size: Size = None,
     filters: Annotated[int | None, typer.Option(help="Filters at full resolution.")] = None,
     depth: Annotated[int | None, typer.Option(help="How often the U-Net halves its input.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order and augmentation.")] = None,
     gpus: Gpus = None,
-    replicas: Annotated[
-        int | None, typer.Option(help="Logical CPU devices, to try distribution without GPUs.")
-    ] = None,
-    log_augment: Annotated[
-        int | None,
-        typer.Option(help="Write down how the first N samples of each epoch are augmented.", metavar="N"),
-    ] = None,
-    source: Annotated[
-        str | None,
-        typer.Option("--from", help="Slices augmented afresh, or offline.", metavar="sliced|augmented"),
-    ] = None,
+    replicas: Replicas = None,
+    log_augment: LogAugment = None,
+    source: Source = None,
     split: SplitSwitch = Switch.auto,
     slicing: SliceSwitch = Switch.auto,
     augment: AugmentSwitch = None,

@@ -26,6 +26,18 @@ WindowHU = tuple[Finite, Finite]
 Limits = tuple[Finite, Finite]
 
 
+KEY_SLOTS = 8
+SLOT_OF = {
+    "horizontal_flip": 0,
+    "vertical_flip": 1,
+    "brightness_contrast": 2,
+    "gamma": 5,
+    "blur": 6,
+    "clahe": 7,
+}
+"""Which slot of the original's key switches which transform, in order of application; 3 and 4 are idle."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitConfig:
     """How patients are shared out: ceil(train_perc · N) train, floor(val_perc · N) validate, rest test.

@@ -322,6 +322,28 @@ def test_train_makes_what_is_missing_and_a_network_with_neighbours_tests_on_them
 
 
 @pytest.mark.slow
+def test_slices_are_augmented_offline_where_asked_for_and_trained_on(cohort: Project) -> None:
+    assert run_clotseg("-C", cohort.root, "prep").returncode == 0
+    assert not cohort.augmented.exists()
+    told = run_clotseg("-C", cohort.root, "prep", "--augment", "auto", "--target-train", 40, "--dry-run")
+    assert "Training is not there yet" in told.stdout
+    assert not cohort.augmented.exists()
+    made = said_by(cohort.root, "prep", "--augment", "auto", "--target-train", 40)
+    assert made["stages"] == {"split": "reused", "slice": "reused", "augment": "made"}
+    checked = said_by(cohort.root, "verify")
+    assert "Processed/Augmented/Training" in checked["artifacts"]
+    (cohort.root / "clotseg.toml").write_text("[offline]\ntarget_train = 40\n")
+    assert said_by(cohort.root, "train", *TINY, "--from", "augmented")["epochs"] == 1
+    shard = next((cohort.augmented / "Training").glob("*.tfrecord"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    broken = run_clotseg("-C", cohort.root, "train", *TINY, "--from", "augmented", "--verify", "full")
+    assert broken.returncode == 4
+    assert shard.name in broken.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_from_a_phantom_to_scored_masks(tmp_path: Path, replicas: int) -> None:
     assert run_clotseg("phantom", tmp_path, "--cases", 8, "--size", 32, "--slices", 8).returncode == 0

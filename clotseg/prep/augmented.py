@@ -16,21 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from clotseg.config import AugmentConfig, OfflineConfig, SliceConfig
+from clotseg.config import KEY_SLOTS, SLOT_OF, AugmentConfig, OfflineConfig, SliceConfig
 from clotseg.prep.cases import Case, CheckedCase
 from clotseg.prep.shards import encode_slice, shard_name, write_records
 from clotseg.prep.slices import Bytes, mask_slices, windowed_slices, with_context
-
-KEY_SLOTS = 8
-SLOT_OF = {
-    "horizontal_flip": 0,
-    "vertical_flip": 1,
-    "brightness_contrast": 2,
-    "gamma": 5,
-    "blur": 6,
-    "clahe": 7,
-}
-"""Which slot of the original's key switches which transform, in the order they are applied."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,11 +12,11 @@ import pytest
 import tensorflow as tf
 from scipy.stats import chisquare
 
-from clotseg.config import AugmentConfig, Config, OfflineConfig, RuntimeConfig, SliceConfig
+from clotseg.config import SLOT_OF, AugmentConfig, Config, OfflineConfig, RuntimeConfig, SliceConfig
 from clotseg.console import PlainProgress
 from clotseg.dali import replay
 from clotseg.errors import CorruptArtifactError
-from clotseg.prep.augmented import SLOT_OF, Augmenter
+from clotseg.prep.augmented import Augmenter
 from clotseg.prep.offline import read_augmented
 from clotseg.prep.stages import plan_prep, run_prep
 from clotseg.project import Project

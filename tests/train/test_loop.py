@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clotseg.config import AugmentConfig, Config, FeedConfig, NetworkConfig, RuntimeConfig, TrainConfig
+from clotseg.config import (
+    AugmentConfig,
+    Config,
+    FeedConfig,
+    NetworkConfig,
+    OfflineConfig,
+    RuntimeConfig,
+    TrainConfig,
+)
 from clotseg.console import PlainProgress
 from clotseg.dashboard import PlainTrainingView
 from clotseg.errors import ConfigError, CorruptArtifactError
@@ -286,6 +294,30 @@ def test_the_first_samples_of_each_epoch_are_logged_where_a_run_is_asked_to(
     changed = [tuple(line[name] for name in names) != off for line in lines]
     assert any(changed), "with probability 0.5, some slice of 14 is augmented"
     assert not all(changed)
+
+
+@pytest.mark.slow
+def test_slices_augmented_offline_are_trained_on_as_they_are(sliced_project: Project, tmp_path: Path) -> None:
+    class Watching(PlainTrainingView):
+        steps: int = 0
+
+        def epoch_begins(self, epoch: int, steps: int) -> None:
+            super().epoch_begins(epoch, steps)
+            Watching.steps = steps
+
+    project = copy_of(sliced_project, tmp_path / "project")
+    offline = replace(
+        SETTINGS,
+        offline=OfflineConfig(target_train=30),
+        train=replace(SETTINGS.train, epochs=1, source="augmented"),
+    )
+    run_prep(project, offline, PlainProgress(), augment="auto")
+    first = train(project, offline, Watching())
+    assert Watching.steps == 6, "30 samples in batches of 5"
+    strong = AugmentConfig(probability=1.0, selection="independent", vertical_flip=1.0)
+    second = train(project, replace(offline, augment=strong), PlainTrainingView())
+    for one, other in zip(weights_of(project, first), weights_of(project, second), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_the_square_holds_the_largest_slice_or_the_setting_is_refused(sliced_project: Project) -> None:

@@ -4,21 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 from nvidia.dali import fn, math, types
 
-from clotseg.config import AugmentConfig
+from clotseg.config import KEY_SLOTS, SLOT_OF, AugmentConfig
 from clotseg.dali.augment.parameters import KERNEL_SIDE, NO_WARP, DataNode, Parameters
 
 LARGEST_GREY = 255.0
-
-KEY_SLOTS = 8
-SLOT_OF = {
-    "horizontal_flip": 0,
-    "vertical_flip": 1,
-    "brightness_contrast": 2,
-    "gamma": 5,
-    "blur": 6,
-    "clahe": 7,
-}
-"""Which slot of the original's key switches which transform; slots 3 and 4 switch nothing."""
 
 SIGMA = (0.2, 1.0)
 ANGLE = (-np.pi / 2, np.pi / 2)
