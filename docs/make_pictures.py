@@ -6,6 +6,7 @@ The report is photographed by Debian's chromium; the dashboard is drawn from the
 stood in the middle of its last epoch but three.
 """
 
+import re
 import subprocess
 import sys
 from datetime import datetime
@@ -14,7 +15,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from clotseg.config import load_config
 from clotseg.dashboard import TrainingState, draw_training
+from clotseg.prep.stages import read_sliced
 from clotseg.project import Project
 from clotseg.train.records import read_history, runs
 
@@ -44,7 +47,9 @@ def draw_dashboard(project: Project, picture: Path) -> None:
     state.seconds = [row["seconds"] for row in shown]
     state.learning_rate, state.loss = running["learning_rate"], running["loss"]
     in_epoch_s = running["seconds"] / 2
-    state.phase, state.step, state.steps = "training", 18, 36
+    batch_size = load_config(run.relevant / "clotseg.toml").train.batch_size
+    state.steps = -(-read_sliced(project, "Training")["records"] // batch_size)
+    state.phase, state.step = "training", state.steps // 2
     state.slices, state.waited_s = (
         round(running["slices_per_s"] * in_epoch_s),
         running["waiting"] * in_epoch_s,
@@ -53,7 +58,9 @@ def draw_dashboard(project: Project, picture: Path) -> None:
     console = Console(record=True, width=90, file=StringIO(), force_terminal=True)
     started = datetime.fromtimestamp(run.record.stat().st_mtime).astimezone()
     console.print(draw_training(state, state.train_started + in_epoch_s, started))
-    console.save_svg(str(picture), title="clotseg train")
+    drawing = console.export_svg(title="clotseg train")
+    # Without the fonts that Rich would have a reader's browser fetch from elsewhere.
+    picture.write_text(re.sub(r"@font-face \{.*?\}\s*", "", drawing, flags=re.DOTALL), encoding="utf-8")
 
 
 if __name__ == "__main__":
