@@ -124,8 +124,10 @@ def test_of_two_preps_at_once_one_wins_and_the_other_names_it(tmp_path: Path) ->
     lock = project.processed / ".lock"
     first = start(project)
     wait_for(lambda: lock.exists() and lock.read_text(), first)
+    first.send_signal(signal.SIGSTOP)  # Held up, so that it is still at work when the second gives up.
     second = run_clotseg("-C", project.root, "prep")
-    assert first.poll() is None, "the first must still be at work when the second gives up"
+    assert first.poll() is None
+    first.send_signal(signal.SIGCONT)
     assert second.returncode == 5
     assert f"another clotseg, process {first.pid} on {socket.gethostname()}, is writing here" in second.stderr
     _, said = first.communicate(timeout=120)
