@@ -19,6 +19,7 @@ MODALITIES: tuple[Modality, Modality] = ("CTA", "NCCT")
 """In the order of the channels: the first half are the CTA's, the second the NCCT's."""
 
 NO_WARP = np.eye(2, 3, dtype=np.float32)
+NO_WAVES = np.zeros((2, 3), np.float32)
 
 KERNEL_SIDE = 7
 """Every kernel lies amid zeros in a square of this side: zeros change no sum, and OpenCV skips them."""
@@ -38,6 +39,8 @@ class Parameters:
         clahe_clip: float64, OpenCV's clip limit for 8 × 8 tiles; 0 is off.
         warp: float32 [2, 3], leads from a point of the output, in pixels right and down of the centre, to
             where it comes from.
+        elastic: float32 [2, 3], two waves: by how many pixels the source of a point lies further right, over
+            its row, and further down, over its column; each an amplitude in pixels, radians a pixel, a phase.
         ncct_shift: float32 [2], how far the NCCT moves right and down, in pixels.
         dropped: int32, 1 blackens the CTA, 2 the NCCT.
     """
@@ -52,6 +55,7 @@ class Parameters:
     kernel: DataNode
     clahe_clip: DataNode
     warp: DataNode
+    elastic: DataNode
     ncct_shift: DataNode
     dropped: DataNode
 
@@ -67,6 +71,7 @@ PARAMETER_TYPES: dict[str, type[np.generic]] = {
     "kernel": np.float32,
     "clahe_clip": np.float64,
     "warp": np.float32,
+    "elastic": np.float32,
     "ncct_shift": np.float32,
     "dropped": np.int32,
 }
@@ -76,8 +81,8 @@ class ParameterRecord(TypedDict):
     """The parameters of one sample as plain values.
 
     `blur_kernel` has k rows of k cells, k odd and at most 7; None is no blur. `clahe_clip` None is no CLAHE.
-    `warp` has two rows of three numbers, `ncct_shift` is [right, down] in pixels, and `dropped` a modality;
-    these three are there only where they do something.
+    `warp` and `elastic` have two rows of three numbers, `ncct_shift` is [right, down] in pixels,
+    and `dropped` a modality; these are there only where they do something.
     """
 
     hflip: bool
@@ -88,6 +93,7 @@ class ParameterRecord(TypedDict):
     blur_kernel: list[list[float]] | None
     clahe_clip: float | None
     warp: NotRequired[list[list[float]]]
+    elastic: NotRequired[list[list[float]]]
     ncct_shift: NotRequired[list[float]]
     dropped: NotRequired[Modality]
 
@@ -115,6 +121,8 @@ def _to_record(batch: Parameters, place: int) -> ParameterRecord:
     )
     if (batch.warp[place] != NO_WARP).any():
         record["warp"] = batch.warp[place].astype(float).tolist()
+    if batch.elastic[place][:, 0].any():
+        record["elastic"] = batch.elastic[place].astype(float).tolist()
     if batch.ncct_shift[place].any():
         record["ncct_shift"] = batch.ncct_shift[place].astype(float).tolist()
     if batch.dropped[place]:
@@ -138,6 +146,7 @@ def from_records(records: Sequence[ParameterRecord]) -> dict[str, NDArray[Any]]:
         columns["kernel"].append(_amid_zeros([[0.0]] if kernel is None else kernel))
         columns["clahe_clip"].append(record["clahe_clip"] or 0.0)
         columns["warp"].append(record.get("warp", NO_WARP))
+        columns["elastic"].append(record.get("elastic", NO_WAVES))
         columns["ncct_shift"].append(record.get("ncct_shift", [0.0, 0.0]))
         columns["dropped"].append(MODALITIES.index(record["dropped"]) + 1 if "dropped" in record else 0)
     return {name: np.asarray(columns[name], PARAMETER_TYPES[name]) for name in PARAMETER_TYPES}

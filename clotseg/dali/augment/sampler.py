@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from nvidia.dali import fn, math, types
 
 from clotseg.config import AugmentConfig
-from clotseg.dali.augment.parameters import KERNEL_SIDE, NO_WARP, DataNode, Parameters
+from clotseg.dali.augment.parameters import KERNEL_SIDE, NO_WARP, NO_WAVES, DataNode, Parameters
 
 LARGEST_GREY = 255.0
 
@@ -20,6 +20,7 @@ SLOT_OF = {
 }
 """Which slot of the original's key switches which transform; slots 3 and 4 switch nothing."""
 
+FULL_TURN = 2 * np.pi
 SIGMA = (0.2, 1.0)
 ANGLE = (-np.pi / 2, np.pi / 2)
 KERNEL_NOISE = (0.9, 1.1)
@@ -46,6 +47,7 @@ def draw(config: AugmentConfig) -> Parameters:
         kernel=_draw_kernel(),
         clahe_clip=fn.cast(on["clahe"] * _uniform(config.clahe_limit), dtype=types.FLOAT64),
         warp=_draw_warp(config),
+        elastic=_draw_waves(config),
         ncct_shift=_draw_shift(config),
         dropped=_draw_dropped(config),
     )
@@ -60,6 +62,19 @@ def _draw_warp(config: AugmentConfig) -> DataNode:
     scaled = fn.transforms.scale(turned, scale=fn.stack(factor, factor))
     right, down = on * _uniform(config.shift_pixels), on * _uniform(config.shift_pixels)
     return fn.transforms.translation(scaled, offset=fn.stack(right, down))
+
+
+def _draw_waves(config: AugmentConfig) -> DataNode:
+    """For each direction an amplitude up to the limit, a period within its limits, and any phase."""
+    if config.elastic == 0:
+        return _constant(NO_WAVES)
+    on = fn.random.coin_flip(probability=config.probability * config.elastic)
+    waves = []
+    for _ in ("right", "down"):
+        amplitude = on * _uniform((0.0, config.elastic_pixels))
+        frequency = FULL_TURN / _uniform(config.elastic_period_pixels)
+        waves.append(fn.stack(amplitude, on * frequency, on * _uniform((0.0, FULL_TURN))))
+    return fn.stack(*waves)
 
 
 def _draw_shift(config: AugmentConfig) -> DataNode:
