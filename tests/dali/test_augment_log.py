@@ -15,6 +15,8 @@ EVERYTHING = AugmentConfig(
     warp=0.5,
     elastic=0.5,
     misregistration=0.9,
+    noise_gaussian=0.5,
+    noise_poisson=0.5,
     drop_modality=0.2,
 )
 

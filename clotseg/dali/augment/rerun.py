@@ -106,6 +106,7 @@ def _bounds(images: Bytes | list[Bytes], parameters: Sequence[ParameterRecord]) 
         warps=any("warp" in record for record in parameters),
         bends=any("elastic" in record for record in parameters),
         shifts=any("ncct_shift" in record for record in parameters),
+        noises=any("noise_gaussian" in record or "noise_poisson" in record for record in parameters),
         drops=any("dropped" in record for record in parameters),
     )
 

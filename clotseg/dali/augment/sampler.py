@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 from nvidia.dali import fn, math, types
 
 from clotseg.config import AugmentConfig
+from clotseg.dali.augment.noise import LARGEST_SEED
 from clotseg.dali.augment.parameters import KERNEL_SIDE, NO_WARP, NO_WAVES, DataNode, Parameters
 
 LARGEST_GREY = 255.0
@@ -49,6 +50,9 @@ def draw(config: AugmentConfig) -> Parameters:
         warp=_draw_warp(config),
         elastic=_draw_waves(config),
         ncct_shift=_draw_shift(config),
+        noise_sd=_draw_noise(config, config.noise_gaussian, config.noise_gaussian_sd),
+        noise_factor=_draw_noise(config, config.noise_poisson, config.noise_poisson_factor),
+        noise_seed=_draw_noise_seed(config),
         dropped=_draw_dropped(config),
     )
 
@@ -83,6 +87,18 @@ def _draw_shift(config: AugmentConfig) -> DataNode:
     on = fn.random.coin_flip(probability=config.probability * config.misregistration)
     most = config.misregistration_pixels
     return on * fn.random.uniform(range=[-most, most], shape=[2])
+
+
+def _draw_noise(config: AugmentConfig, switch: float, limits: tuple[float, float]) -> DataNode:
+    if switch == 0:
+        return types.Constant(np.float32(0), device="cpu")
+    return fn.random.coin_flip(probability=config.probability * switch) * _uniform(limits)
+
+
+def _draw_noise_seed(config: AugmentConfig) -> DataNode:
+    if config.noise_gaussian == config.noise_poisson == 0:
+        return types.Constant(np.int32(0), device="cpu")
+    return fn.random.uniform(range=[0.0, float(LARGEST_SEED)], dtype=types.INT32)
 
 
 def _draw_dropped(config: AugmentConfig) -> DataNode:

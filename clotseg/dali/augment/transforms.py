@@ -12,7 +12,8 @@ from nvidia.dali import fn, math, types
 
 from clotseg.config import AugmentConfig
 from clotseg.dali.augment.clahe import equalise
-from clotseg.dali.augment.parameters import NO_WARP, DataNode, Parameters
+from clotseg.dali.augment.noise import add_noise
+from clotseg.dali.augment.parameters import NO_WARP, DataNode, Parameters, beside
 from clotseg.dali.augment.sampler import LARGEST_GREY
 
 
@@ -27,6 +28,7 @@ class Bounds:
         warps: whether some slice is turned, scaled or moved.
         bends: whether some slice is bent along waves.
         shifts: whether some NCCT is moved.
+        noises: whether some slice gets noise.
         drops: whether some modality is blackened.
     """
 
@@ -36,6 +38,7 @@ class Bounds:
     warps: bool = False
     bends: bool = False
     shifts: bool = False
+    noises: bool = False
     drops: bool = False
 
 
@@ -48,6 +51,7 @@ def bounds_of(config: AugmentConfig, *, channels: int, largest_side: int) -> Bou
         warps=config.warp > 0,
         bends=config.elastic > 0,
         shifts=config.misregistration > 0,
+        noises=config.noise_gaussian > 0 or config.noise_poisson > 0,
         drops=config.drop_modality > 0,
     )
 
@@ -65,7 +69,7 @@ def transform(
     if parameters.levels == 1:
         images = _change_levels(images, parameters)
     if parameters.blur == 1:
-        images = fn.filter(images, _beside(images, parameters.kernel))
+        images = fn.filter(images, beside(images, parameters.kernel))
     if parameters.clahe_clip > 0.0:
         images = equalise(
             images,
@@ -76,6 +80,8 @@ def transform(
         )
     if bounds.shifts:
         images = _move_ncct(images, parameters.ncct_shift, bounds.channels // 2)
+    if bounds.noises:
+        images = _make_noisy(images, parameters, bounds)
     if bounds.drops:
         images = _blacken(images, parameters.dropped, bounds.channels // 2)
     return images, masks
@@ -149,19 +155,28 @@ def _move_ncct(images: DataNode, shift: DataNode, half: int) -> DataNode:
     return moved
 
 
+def _make_noisy(images: DataNode, parameters: Parameters, bounds: Bounds) -> DataNode:
+    noisy = images
+    if parameters.noise_sd + parameters.noise_factor > 0.0:
+        noisy = add_noise(
+            images,
+            parameters.noise_sd,
+            parameters.noise_factor,
+            parameters.noise_seed,
+            channels=bounds.channels,
+            largest_side=bounds.largest_side,
+        )
+    return noisy
+
+
 def _blacken(images: DataNode, dropped: DataNode, half: int) -> DataNode:
     first_half = np.repeat(np.array([1, 0], np.uint8), half).reshape(1, 1, -1)
     kept = images
     if dropped == 1:
-        kept = images * _beside(images, types.Constant(1 - first_half, device="cpu"))
+        kept = images * beside(images, types.Constant(1 - first_half, device="cpu"))
     elif dropped == 2:
-        kept = images * _beside(images, types.Constant(first_half, device="cpu"))
+        kept = images * beside(images, types.Constant(first_half, device="cpu"))
     return kept
-
-
-def _beside(images: DataNode, node: DataNode) -> DataNode:
-    """The node on the device of the images."""
-    return node.gpu() if images.device == "gpu" else node
 
 
 def _change_levels(images: DataNode, parameters: Parameters) -> DataNode:
@@ -186,7 +201,7 @@ def _levels(grey: DataNode, parameters: Parameters) -> DataNode:
     constants in single precision, which is exact for 255 but not for 1/255.
     """
     alpha, beta, gamma = (
-        _beside(grey, node) for node in (parameters.alpha, parameters.beta, parameters.gamma)
+        beside(grey, node) for node in (parameters.alpha, parameters.beta, parameters.gamma)
     )
     linear = math.floor(math.clamp(grey * alpha + beta, 0.0, LARGEST_GREY))
     power = math.pow(fn.cast(linear, dtype=types.FLOAT64) / LARGEST_GREY, gamma) * LARGEST_GREY
