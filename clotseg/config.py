@@ -78,6 +78,17 @@ class FeedConfig:
     size: Count | Literal["auto"] = 256
 
 
+ABOVE_ZERO = (
+    "gamma_limit",
+    "clahe_limit",
+    "scale_limit",
+    "elastic_period_pixels",
+    "noise_gaussian_sd",
+    "noise_poisson_factor",
+)
+"""The limits of [augment] that are of no use at 0 or below."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AugmentConfig:
     """Augmentation: with `probability` a slice is augmented at all; `selection` then draws the transforms.
@@ -87,8 +98,11 @@ class AugmentConfig:
     `independent` switches each transform by its own probability, and only then are those of use.
 
     What the original does not have is off by default and, where it is on, is switched by its own probability
-    whatever the selection: `warp` turns, scales and moves image and mask about the centre, `misregistration`
-    moves the NCCT by up to `misregistration_pixels` a direction, `drop_modality` blackens CTA or NCCT.
+    whatever the selection: `warp` turns, scales and moves image and mask about the centre, `elastic` bends
+    them along waves of up to `elastic_pixels` with a period of `elastic_period_pixels`, `misregistration`
+    moves the NCCT by up to `misregistration_pixels` a direction, `noise_gaussian` adds noise of a standard
+    deviation of `noise_gaussian_sd` grey levels, `noise_poisson` noise whose variance is
+    `noise_poisson_factor` times the grey level, `drop_modality` blackens CTA or NCCT.
     """
 
     probability: Probability = 0.8
@@ -107,8 +121,15 @@ class AugmentConfig:
     rotation_degrees: Limits = (-10.0, 10.0)
     scale_limit: Limits = (0.9, 1.1)
     shift_pixels: Limits = (-8.0, 8.0)
+    elastic: Probability = 0.0
+    elastic_pixels: Annotated[float, Field(gt=0, le=32)] = 4.0
+    elastic_period_pixels: Limits = (32.0, 128.0)
     misregistration: Probability = 0.0
     misregistration_pixels: Annotated[float, Field(gt=0, le=8)] = 2.0
+    noise_gaussian: Probability = 0.0
+    noise_gaussian_sd: Limits = (1.0, 8.0)
+    noise_poisson: Probability = 0.0
+    noise_poisson_factor: Limits = (0.1, 1.0)
     drop_modality: Probability = 0.0
 
 
@@ -329,10 +350,13 @@ def _check_together(config: Config) -> None:
         ("augment.rotation_degrees", config.augment.rotation_degrees),
         ("augment.scale_limit", config.augment.scale_limit),
         ("augment.shift_pixels", config.augment.shift_pixels),
+        ("augment.elastic_period_pixels", config.augment.elastic_period_pixels),
+        ("augment.noise_gaussian_sd", config.augment.noise_gaussian_sd),
+        ("augment.noise_poisson_factor", config.augment.noise_poisson_factor),
     ):
         if not limits[0] <= limits[1]:
             problems.append(f"{name}: the low end {limits[0]} must not lie above the high end {limits[1]}")
-    for name in ("gamma_limit", "clahe_limit", "scale_limit"):
+    for name in ABOVE_ZERO:
         if getattr(config.augment, name)[0] <= 0:
             problems.append(f"augment.{name}: must be above 0")
     step = 2**config.network.depth

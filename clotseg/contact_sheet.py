@@ -219,7 +219,10 @@ def _told(record: "ParameterRecord") -> str:
         f"kernel {len(kernel or [])} × {len(kernel or [])}": kernel is not None,
         f"clip limit {clip or 0:.2f}": clip is not None,
         "warped": "warp" in record,
+        "bent": "elastic" in record,
         "NCCT moved {:+.1f}, {:+.1f}".format(*record.get("ncct_shift", (0, 0))): "ncct_shift" in record,
+        f"noise ±{record.get('noise_gaussian', 0):.1f}": "noise_gaussian" in record,
+        f"Poisson noise × {record.get('noise_poisson', 0):.2f}": "noise_poisson" in record,
         f"{record.get('dropped')} dropped": "dropped" in record,
     }
     return ", ".join(words for words, on in parts.items() if on) or "nothing"

@@ -13,7 +13,10 @@ from tests.dali.conftest import NOTHING, Recorded, settings
 EVERYTHING = AugmentConfig(
     **{name: 1.0 if value == 0.0 else value for name, value in NOTHING.items()},
     warp=0.5,
+    elastic=0.5,
     misregistration=0.9,
+    noise_gaussian=0.5,
+    noise_poisson=0.5,
     drop_modality=0.2,
 )
 

@@ -1,4 +1,6 @@
-"""What the original does not have: warps, NCCT that lies a little off, cases that lack a modality."""
+"""What the original does not have: warps, waves, NCCT that lies a little off, cases that lack a modality."""
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from tests.dali.conftest import NOTHING, parameters
 
 Bytes = NDArray[np.uint8]
 DRAWS = 10_000
+EXTRAS = {"warp", "elastic", "ncct_shift", "noise_gaussian", "noise_poisson", "noise_seed", "dropped"}
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,56 @@ def test_drawn_warps_turn_scale_and_move_within_their_limits() -> None:
         assert stats.kstest(values, stats.uniform(low, high - low).cdf).pvalue > 1e-3
 
 
+def test_waves_bend_image_and_mask_together(slices: tuple[Bytes, Bytes], device: Any) -> None:
+    images, _ = slices
+    blocks = np.kron(np.array([[1, 0], [0, 1]], np.uint8), np.ones((15, 20), np.uint8))
+    masks = np.repeat(np.pad(blocks, ((0, 0), (0, 1)))[np.newaxis], len(images), axis=0)
+    drawn = [
+        [[3.5, 0.21, 1.0], [2.5, 0.3, 5.0]],
+        [[0.0, 0.21, 1.0], [4.0, 0.1, 0.0]],
+        [[4.0, 0.05, 3.0], [0.0, 0.0, 0.0]],
+    ]
+    records = [*(parameters(elastic=waves) for waves in drawn), parameters()]
+    got, got_masks = replay(images, masks, records, device=device)
+    np.testing.assert_array_equal(got[3], images[3])
+    np.testing.assert_array_equal(got_masks[3], masks[3])
+    rows, columns = np.mgrid[: images.shape[1], : images.shape[2]]
+    for place, (right, down) in enumerate(drawn):
+        source_row = rows + down[0] * np.sin(down[1] * columns + down[2])
+        source_column = columns + right[0] * np.sin(right[1] * source_row + right[2])
+        inside = (source_row > 1) & (source_row < rows.max() - 1)
+        inside &= (source_column > 1) & (source_column < columns.max() - 1)
+        assert inside.mean() > 0.6
+        for channel in range(images.shape[3]):
+            plane = images[place, ..., channel].astype(float)
+            result = got[place, ..., channel]
+            at_once = ndimage.map_coordinates(plane, [source_row, source_column], order=1)
+            assert np.abs(result - at_once)[inside].max() <= 1.5
+            black = {"order": 1, "mode": "grid-constant"}
+            over_row = columns + right[0] * np.sin(right[1] * rows + right[2])
+            sheared = ndimage.map_coordinates(plane, [rows, over_row], **black)
+            expected = ndimage.map_coordinates(sheared, [source_row, columns], **black)
+            assert np.abs(result - expected).max() <= 0.51
+        nearest = ndimage.map_coordinates(masks[place], [source_row, source_column], order=0)
+        assert set(np.unique(got_masks[place])) == {0, 1}
+        assert (got_masks[place] != nearest)[inside].mean() < 0.05
+        outside = (source_row < -1) | (source_row > rows.max() + 1)
+        assert (got[place][outside] == 0).all()
+        assert (got_masks[place][outside] == 0).all()
+
+
+def test_drawn_waves_keep_to_their_limits() -> None:
+    config = AugmentConfig(**NOTHING, elastic=0.5, elastic_pixels=3.0, elastic_period_pixels=(20, 50))
+    records = sample(config, count=DRAWS, seed=7)
+    waves = np.array([record["elastic"] for record in records if "elastic" in record])
+    assert stats.binomtest(len(waves), DRAWS, 0.5).pvalue > 1e-3
+    for amplitude, frequency, phase in waves.transpose(1, 2, 0):
+        assert stats.kstest(amplitude, stats.uniform(0, 3).cdf).pvalue > 1e-3
+        assert stats.kstest(2 * np.pi / frequency, stats.uniform(20, 30).cdf).pvalue > 1e-3
+        assert stats.kstest(phase, stats.uniform(0, 2 * np.pi).cdf).pvalue > 1e-3
+    assert abs(np.corrcoef(waves.reshape(len(waves), 6).T) - np.eye(6)).max() < 0.08
+
+
 @pytest.mark.parametrize("shift", [(1, 0), (0, -2), (2, 1)])
 def test_whole_pixels_move_the_ncct_alone_and_black_comes_in(
     slices: tuple[Bytes, Bytes], shift: tuple[int, int]
@@ -130,5 +183,4 @@ def test_they_come_up_as_often_and_as_much_as_the_settings_say() -> None:
 
 def test_by_default_none_of_them_comes_up() -> None:
     for record in sample(AugmentConfig(probability=1.0), count=500, seed=3):
-        assert record.keys().isdisjoint({"warp", "ncct_shift", "dropped"})
-        assert "dropped" not in record
+        assert record.keys().isdisjoint(EXTRAS)

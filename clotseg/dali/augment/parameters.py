@@ -19,6 +19,7 @@ MODALITIES: tuple[Modality, Modality] = ("CTA", "NCCT")
 """In the order of the channels: the first half are the CTA's, the second the NCCT's."""
 
 NO_WARP = np.eye(2, 3, dtype=np.float32)
+NO_WAVES = np.zeros((2, 3), np.float32)
 
 KERNEL_SIDE = 7
 """Every kernel lies amid zeros in a square of this side: zeros change no sum, and OpenCV skips them."""
@@ -38,7 +39,12 @@ class Parameters:
         clahe_clip: float64, OpenCV's clip limit for 8 × 8 tiles; 0 is off.
         warp: float32 [2, 3], leads from a point of the output, in pixels right and down of the centre, to
             where it comes from.
+        elastic: float32 [2, 3], two waves: by how many pixels the source of a point lies further right, over
+            its row, and further down, over its column; each an amplitude in pixels, radians a pixel, a phase.
         ncct_shift: float32 [2], how far the NCCT moves right and down, in pixels.
+        noise_sd: float32, standard deviation of normal noise, in grey levels.
+        noise_factor: float32, variance of further noise in multiples of the grey level.
+        noise_seed: int32, what that noise is made from.
         dropped: int32, 1 blackens the CTA, 2 the NCCT.
     """
 
@@ -52,7 +58,11 @@ class Parameters:
     kernel: DataNode
     clahe_clip: DataNode
     warp: DataNode
+    elastic: DataNode
     ncct_shift: DataNode
+    noise_sd: DataNode
+    noise_factor: DataNode
+    noise_seed: DataNode
     dropped: DataNode
 
 
@@ -67,7 +77,11 @@ PARAMETER_TYPES: dict[str, type[np.generic]] = {
     "kernel": np.float32,
     "clahe_clip": np.float64,
     "warp": np.float32,
+    "elastic": np.float32,
     "ncct_shift": np.float32,
+    "noise_sd": np.float32,
+    "noise_factor": np.float32,
+    "noise_seed": np.int32,
     "dropped": np.int32,
 }
 
@@ -76,8 +90,10 @@ class ParameterRecord(TypedDict):
     """The parameters of one sample as plain values.
 
     `blur_kernel` has k rows of k cells, k odd and at most 7; None is no blur. `clahe_clip` None is no CLAHE.
-    `warp` has two rows of three numbers, `ncct_shift` is [right, down] in pixels, and `dropped` a modality;
-    these three are there only where they do something.
+    `warp` and `elastic` have two rows of three numbers, `ncct_shift` is [right, down] in pixels,
+    `noise_gaussian` a standard deviation in grey levels, `noise_poisson` a factor on the grey level,
+    `noise_seed` what both are made from, and `dropped` a modality; these are there only
+    where they do something.
     """
 
     hflip: bool
@@ -88,8 +104,17 @@ class ParameterRecord(TypedDict):
     blur_kernel: list[list[float]] | None
     clahe_clip: float | None
     warp: NotRequired[list[list[float]]]
+    elastic: NotRequired[list[list[float]]]
     ncct_shift: NotRequired[list[float]]
+    noise_gaussian: NotRequired[float]
+    noise_poisson: NotRequired[float]
+    noise_seed: NotRequired[int]
     dropped: NotRequired[Modality]
+
+
+def beside(images: DataNode, node: DataNode) -> DataNode:
+    """The node on the device of the images."""
+    return node.gpu() if images.device == "gpu" else node
 
 
 def in_order(parameters: Parameters) -> tuple[Any, ...]:
@@ -115,8 +140,16 @@ def _to_record(batch: Parameters, place: int) -> ParameterRecord:
     )
     if (batch.warp[place] != NO_WARP).any():
         record["warp"] = batch.warp[place].astype(float).tolist()
+    if batch.elastic[place][:, 0].any():
+        record["elastic"] = batch.elastic[place].astype(float).tolist()
     if batch.ncct_shift[place].any():
         record["ncct_shift"] = batch.ncct_shift[place].astype(float).tolist()
+    if batch.noise_sd[place]:
+        record["noise_gaussian"] = float(batch.noise_sd[place])
+    if batch.noise_factor[place]:
+        record["noise_poisson"] = float(batch.noise_factor[place])
+    if batch.noise_sd[place] or batch.noise_factor[place]:
+        record["noise_seed"] = int(batch.noise_seed[place])
     if batch.dropped[place]:
         record["dropped"] = MODALITIES[batch.dropped[place] - 1]
     return record
@@ -138,7 +171,11 @@ def from_records(records: Sequence[ParameterRecord]) -> dict[str, NDArray[Any]]:
         columns["kernel"].append(_amid_zeros([[0.0]] if kernel is None else kernel))
         columns["clahe_clip"].append(record["clahe_clip"] or 0.0)
         columns["warp"].append(record.get("warp", NO_WARP))
+        columns["elastic"].append(record.get("elastic", NO_WAVES))
         columns["ncct_shift"].append(record.get("ncct_shift", [0.0, 0.0]))
+        columns["noise_sd"].append(record.get("noise_gaussian", 0.0))
+        columns["noise_factor"].append(record.get("noise_poisson", 0.0))
+        columns["noise_seed"].append(record.get("noise_seed", 0))
         columns["dropped"].append(MODALITIES.index(record["dropped"]) + 1 if "dropped" in record else 0)
     return {name: np.asarray(columns[name], PARAMETER_TYPES[name]) for name in PARAMETER_TYPES}
 

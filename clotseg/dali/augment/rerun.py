@@ -104,7 +104,9 @@ def _bounds(images: Bytes | list[Bytes], parameters: Sequence[ParameterRecord]) 
         largest_side=max(max(image.shape[:2]) for image in images),
         clahe_clips=(min(clips, default=USUAL_CLIPS[0]), max(clips, default=USUAL_CLIPS[1])),
         warps=any("warp" in record for record in parameters),
+        bends=any("elastic" in record for record in parameters),
         shifts=any("ncct_shift" in record for record in parameters),
+        noises=any("noise_gaussian" in record or "noise_poisson" in record for record in parameters),
         drops=any("dropped" in record for record in parameters),
     )
 

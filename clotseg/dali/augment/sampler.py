@@ -5,10 +5,12 @@ from numpy.typing import NDArray
 from nvidia.dali import fn, math, types
 
 from clotseg.config import KEY_SLOTS, SLOT_OF, AugmentConfig
-from clotseg.dali.augment.parameters import KERNEL_SIDE, NO_WARP, DataNode, Parameters
+from clotseg.dali.augment.noise import LARGEST_SEED
+from clotseg.dali.augment.parameters import KERNEL_SIDE, NO_WARP, NO_WAVES, DataNode, Parameters
 
 LARGEST_GREY = 255.0
 
+FULL_TURN = 2 * np.pi
 SIGMA = (0.2, 1.0)
 ANGLE = (-np.pi / 2, np.pi / 2)
 KERNEL_NOISE = (0.9, 1.1)
@@ -35,7 +37,11 @@ def draw(config: AugmentConfig) -> Parameters:
         kernel=_draw_kernel(),
         clahe_clip=fn.cast(on["clahe"] * _uniform(config.clahe_limit), dtype=types.FLOAT64),
         warp=_draw_warp(config),
+        elastic=_draw_waves(config),
         ncct_shift=_draw_shift(config),
+        noise_sd=_draw_noise(config, config.noise_gaussian, config.noise_gaussian_sd),
+        noise_factor=_draw_noise(config, config.noise_poisson, config.noise_poisson_factor),
+        noise_seed=_draw_noise_seed(config),
         dropped=_draw_dropped(config),
     )
 
@@ -51,12 +57,37 @@ def _draw_warp(config: AugmentConfig) -> DataNode:
     return fn.transforms.translation(scaled, offset=fn.stack(right, down))
 
 
+def _draw_waves(config: AugmentConfig) -> DataNode:
+    """For each direction an amplitude up to the limit, a period within its limits, and any phase."""
+    if config.elastic == 0:
+        return _constant(NO_WAVES)
+    on = fn.random.coin_flip(probability=config.probability * config.elastic)
+    waves = []
+    for _ in ("right", "down"):
+        amplitude = on * _uniform((0.0, config.elastic_pixels))
+        frequency = FULL_TURN / _uniform(config.elastic_period_pixels)
+        waves.append(fn.stack(amplitude, on * frequency, on * _uniform((0.0, FULL_TURN))))
+    return fn.stack(*waves)
+
+
 def _draw_shift(config: AugmentConfig) -> DataNode:
     if config.misregistration == 0:
         return _constant(np.zeros(2, np.float32))
     on = fn.random.coin_flip(probability=config.probability * config.misregistration)
     most = config.misregistration_pixels
     return on * fn.random.uniform(range=[-most, most], shape=[2])
+
+
+def _draw_noise(config: AugmentConfig, switch: float, limits: tuple[float, float]) -> DataNode:
+    if switch == 0:
+        return types.Constant(np.float32(0), device="cpu")
+    return fn.random.coin_flip(probability=config.probability * switch) * _uniform(limits)
+
+
+def _draw_noise_seed(config: AugmentConfig) -> DataNode:
+    if config.noise_gaussian == config.noise_poisson == 0:
+        return types.Constant(np.int32(0), device="cpu")
+    return fn.random.uniform(range=[0.0, float(LARGEST_SEED)], dtype=types.INT32)
 
 
 def _draw_dropped(config: AugmentConfig) -> DataNode:

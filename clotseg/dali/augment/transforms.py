@@ -1,8 +1,8 @@
 """Applies augmentation parameters in the DALI graph: uint8 HWC images and masks in, the same out.
 
 In the order of the original: flips, brightness and contrast, gamma, blur, CLAHE; then what the original
-lacks, but for the warp, which comes after the flips. All channels of an image, CTA, NCCT and their neighbours
-alike, share the parameters of the original's six; the mask gets flips and warp alone.
+lacks, but for warp and elastic, which come after the flips. All channels of an image, CTA, NCCT and their
+neighbours alike, share the parameters of the original's six; the mask gets flips, warp and elastic alone.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ from nvidia.dali import fn, math, types
 
 from clotseg.config import AugmentConfig
 from clotseg.dali.augment.clahe import equalise
-from clotseg.dali.augment.parameters import NO_WARP, DataNode, Parameters
+from clotseg.dali.augment.noise import add_noise
+from clotseg.dali.augment.parameters import NO_WARP, DataNode, Parameters, beside
 from clotseg.dali.augment.sampler import LARGEST_GREY
 
 
@@ -25,7 +26,9 @@ class Bounds:
         largest_side: no slice has more rows or columns.
         clahe_clips: every clip limit lies between these two.
         warps: whether some slice is turned, scaled or moved.
+        bends: whether some slice is bent along waves.
         shifts: whether some NCCT is moved.
+        noises: whether some slice gets noise.
         drops: whether some modality is blackened.
     """
 
@@ -33,7 +36,9 @@ class Bounds:
     largest_side: int
     clahe_clips: tuple[float, float]
     warps: bool = False
+    bends: bool = False
     shifts: bool = False
+    noises: bool = False
     drops: bool = False
 
 
@@ -44,7 +49,9 @@ def bounds_of(config: AugmentConfig, *, channels: int, largest_side: int) -> Bou
         largest_side=largest_side,
         clahe_clips=config.clahe_limit,
         warps=config.warp > 0,
+        bends=config.elastic > 0,
         shifts=config.misregistration > 0,
+        noises=config.noise_gaussian > 0 or config.noise_poisson > 0,
         drops=config.drop_modality > 0,
     )
 
@@ -57,10 +64,12 @@ def transform(
     masks = fn.flip(masks, horizontal=parameters.hflip, vertical=parameters.vflip)
     if bounds.warps:
         images, masks = _warp(images, masks, parameters.warp)
+    if bounds.bends:
+        images, masks = _bend(images, masks, parameters.elastic, bounds.largest_side)
     if parameters.levels == 1:
         images = _change_levels(images, parameters)
     if parameters.blur == 1:
-        images = fn.filter(images, _beside(images, parameters.kernel))
+        images = fn.filter(images, beside(images, parameters.kernel))
     if parameters.clahe_clip > 0.0:
         images = equalise(
             images,
@@ -71,6 +80,8 @@ def transform(
         )
     if bounds.shifts:
         images = _move_ncct(images, parameters.ncct_shift, bounds.channels // 2)
+    if bounds.noises:
+        images = _make_noisy(images, parameters, bounds)
     if bounds.drops:
         images = _blacken(images, parameters.dropped, bounds.channels // 2)
     return images, masks
@@ -90,6 +101,50 @@ def _warp(images: DataNode, masks: DataNode, matrix: DataNode) -> tuple[DataNode
     return warped, warped_masks
 
 
+def _bend(images: DataNode, masks: DataNode, waves: DataNode, largest_side: int) -> tuple[DataNode, DataNode]:
+    """Shears rows, then columns: linear for the image, nearest for the mask; black comes in at the edge.
+
+    Shears keep areas and never fold, whatever the waves. The image is rounded once, after both.
+    """
+    bent, bent_masks = images, masks
+    if fn.reductions.max(math.abs(waves[:, 0])) > 0.0:
+        linear, nearest = types.DALIInterpType.INTERP_LINEAR, types.DALIInterpType.INTERP_NN
+        bent = _shear_rows(images, waves[0], largest_side, linear, types.FLOAT)
+        bent = _transposed(_shear_rows(_transposed(bent), waves[1], largest_side, linear, types.UINT8))
+        bent_masks = _shear_rows(masks, waves[0], largest_side, nearest, types.UINT8)
+        bent_masks = _shear_rows(_transposed(bent_masks), waves[1], largest_side, nearest, types.UINT8)
+        bent_masks = _transposed(bent_masks)
+    return bent, bent_masks
+
+
+def _shear_rows(
+    images: DataNode,
+    wave: DataNode,
+    largest_side: int,
+    interpolation: types.DALIInterpType,
+    dtype: types.DALIDataType,
+) -> DataNode:
+    """Moves each row along itself by what the wave is there: as a video, each row a frame of one row.
+
+    DALI's `water`, which would bend a slice at once, takes one wave for all slices, and `remap` needs a GPU.
+    """
+    rows = types.Constant(np.arange(largest_side, dtype=np.float32), device="cpu")[: images.shape()[0]]
+    along = fn.reshape(wave[0] * math.sin(rows * wave[1] + wave[2]), shape=[-1, 1, 1])
+    to_the_right = np.array([[[0, 0, 1], [0, 0, 0]]], np.float32)
+    matrices = along * types.Constant(to_the_right, device="cpu") + types.Constant(
+        NO_WARP[np.newaxis], device="cpu"
+    )
+    frames = fn.reshape(fn.expand_dims(images, axes=[1], new_axis_names="F"), layout="FHWC")
+    sheared = fn.warp_affine(
+        frames, matrix=fn.per_frame(matrices), fill_value=0.0, interp_type=interpolation, dtype=dtype
+    )
+    return fn.reshape(fn.squeeze(sheared, axes=[1]), layout="HWC")
+
+
+def _transposed(images: DataNode) -> DataNode:
+    return fn.transpose(images, perm=[1, 0, 2], transpose_layout=False)
+
+
 def _move_ncct(images: DataNode, shift: DataNode, half: int) -> DataNode:
     """By fractions of a pixel, linearly between neighbours; black comes in at the edge."""
     moved = images
@@ -100,19 +155,28 @@ def _move_ncct(images: DataNode, shift: DataNode, half: int) -> DataNode:
     return moved
 
 
+def _make_noisy(images: DataNode, parameters: Parameters, bounds: Bounds) -> DataNode:
+    noisy = images
+    if parameters.noise_sd + parameters.noise_factor > 0.0:
+        noisy = add_noise(
+            images,
+            parameters.noise_sd,
+            parameters.noise_factor,
+            parameters.noise_seed,
+            channels=bounds.channels,
+            largest_side=bounds.largest_side,
+        )
+    return noisy
+
+
 def _blacken(images: DataNode, dropped: DataNode, half: int) -> DataNode:
     first_half = np.repeat(np.array([1, 0], np.uint8), half).reshape(1, 1, -1)
     kept = images
     if dropped == 1:
-        kept = images * _beside(images, types.Constant(1 - first_half, device="cpu"))
+        kept = images * beside(images, types.Constant(1 - first_half, device="cpu"))
     elif dropped == 2:
-        kept = images * _beside(images, types.Constant(first_half, device="cpu"))
+        kept = images * beside(images, types.Constant(first_half, device="cpu"))
     return kept
-
-
-def _beside(images: DataNode, node: DataNode) -> DataNode:
-    """The node on the device of the images."""
-    return node.gpu() if images.device == "gpu" else node
 
 
 def _change_levels(images: DataNode, parameters: Parameters) -> DataNode:
@@ -137,7 +201,7 @@ def _levels(grey: DataNode, parameters: Parameters) -> DataNode:
     constants in single precision, which is exact for 255 but not for 1/255.
     """
     alpha, beta, gamma = (
-        _beside(grey, node) for node in (parameters.alpha, parameters.beta, parameters.gamma)
+        beside(grey, node) for node in (parameters.alpha, parameters.beta, parameters.gamma)
     )
     linear = math.floor(math.clamp(grey * alpha + beta, 0.0, LARGEST_GREY))
     power = math.pow(fn.cast(linear, dtype=types.FLOAT64) / LARGEST_GREY, gamma) * LARGEST_GREY
