@@ -321,7 +321,9 @@ def train(
 
     progress = open_progress()
     offline = augment or (Switch.auto if config.train.source == "augmented" else Switch.off)
-    run_prep(context.obj, config, progress, split=split.value, slicing=slicing.value, augment=offline.value)
+    switches: dict[str, Any] = {"split": split.value, "slicing": slicing.value, "augment": offline.value}
+    if set(switches.values()) != {"off"}:
+        run_prep(context.obj, config, progress, **switches)
     from clotseg.train.loop import train as run_training
 
     require_whole(verify_project(context.obj, progress, level=verify.value, below=(context.obj.processed,)))

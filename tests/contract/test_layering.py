@@ -32,6 +32,7 @@ MAY_IMPORT = {
 
 HEAVY_AT_MODULE_LEVEL = {
     "dali/augment/clahe.py": {"nvidia"},
+    "dali/augment/noise.py": {"nvidia"},
     "dali/augment/rerun.py": {"nvidia"},
     "dali/augment/sampler.py": {"nvidia"},
     "dali/augment/transforms.py": {"nvidia"},

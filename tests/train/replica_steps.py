@@ -44,7 +44,9 @@ def batches(replicas: int, slices: NDArray[np.float32]) -> list[ReplicaBatch]:
     import tensorflow as tf
 
     return [
-        ReplicaBatch(images=tf.constant(part), masks=tf.constant(mask), uids=np.arange(len(part)))
+        ReplicaBatch(
+            images=tf.constant(part), masks=tf.constant(mask), uids=np.arange(len(part)), parameters=[]
+        )
         for part, mask in zip(np.split(slices, replicas), np.split(masks(), replicas), strict=True)
     ]
 
