@@ -57,7 +57,9 @@ def observe(strategy: Any, replicas: int) -> dict[str, NDArray[Any]]:
 
     keras.utils.set_random_seed(3)
     with strategy.scope():
-        model = build_unet(NetworkConfig(filters=4, depth=2, dropout=0), size=SIZE, channels=2)
+        model = build_unet(
+            NetworkConfig(initial_probability=0.5, filters=4, depth=2, dropout=0), size=SIZE, channels=2
+        )
         # Plain descent: Adam's first step has the sign of each gradient, however small, so rounding shows.
         optimizer = keras.optimizers.SGD(0.5)
         optimizer.build(model.trainable_variables)
