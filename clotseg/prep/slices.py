@@ -4,17 +4,16 @@ Values outside a window saturate; they never wrap. Volumes are read block by blo
 no more than a block is in memory.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clotseg.config import SliceConfig, WindowHU
-from clotseg.prep.cases import Case, Volume, open_volume
+from clotseg.prep.cases import Case, Volume, blocks, open_volume
 
 CHANNELS = ("CTA", "NCCT")
 
-BLOCK_VOXELS = 2**18
 
 Bytes = NDArray[np.uint8]
 
@@ -74,7 +73,7 @@ def mask_slices(case: Case) -> Bytes:
     rows, columns, slices = volume.shape
     masks = np.empty((slices, rows, columns), np.uint8)
     by_voxel = np.moveaxis(masks, 0, 2)
-    for block in _blocks(volume):
+    for block in blocks(volume):
         by_voxel[block] = volume[block] != 0
     return masks
 
@@ -82,7 +81,7 @@ def mask_slices(case: Case) -> Bytes:
 def slices_with_clot(mask: Volume) -> list[int]:
     """Numbers of the slices of a mask [row, column, slice] that hold clot, rising."""
     found = np.zeros(mask.shape[2], bool)
-    for block in _blocks(mask):
+    for block in blocks(mask):
         found[block[2]] |= np.any(mask[block], axis=(0, 1))
     return [int(number) for number in np.flatnonzero(found)]
 
@@ -94,21 +93,11 @@ def _window_into(target: Bytes, volume: Volume, window_hu: WindowHU) -> None:
     """
     native = volume.dtype.newbyteorder("=")
     if native.kind not in "iu" or native.itemsize > 2:
-        for block in _blocks(volume):
+        for block in blocks(volume):
             target[block] = window_to_uint8(volume[block], window_hu)
         return
     unsigned = np.dtype(f"u{native.itemsize}")
     every_value = np.arange(2 ** (8 * native.itemsize), dtype=unsigned).view(native)
     table = window_to_uint8(every_value, window_hu)
-    for block in _blocks(volume):
+    for block in blocks(volume):
         target[block] = np.take(table, np.ascontiguousarray(volume[block], native).view(unsigned))
-
-
-def _blocks(volume: Volume) -> Iterator[tuple[slice, slice, slice]]:
-    """Cuts across the axis that is slowest in memory, so that each block is one stretch of its file."""
-    axis = int(np.argmax(volume.strides))
-    thickness = max(1, BLOCK_VOXELS * volume.shape[axis] // volume.size)
-    for start in range(0, volume.shape[axis], thickness):
-        cut = [slice(None)] * 3
-        cut[axis] = slice(start, start + thickness)
-        yield cut[0], cut[1], cut[2]
