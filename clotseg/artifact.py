@@ -171,6 +171,18 @@ def _file_size(path: Path) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
+def require_intact(folder: Path, manifest: Mapping[str, Any], *, fix: str) -> None:
+    """Refuses a folder whose outputs are not all there with their sizes.
+
+    Raises:
+        CorruptArtifactError: the message ends with `fix`.
+    """
+    if not outputs_intact(folder, manifest):
+        raise CorruptArtifactError(
+            "shards are missing or have another size than when they were written", where=folder, fix=fix
+        )
+
+
 def describe_outputs(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
     """Size in bytes and SHA-256 of each named file, as manifests carry them."""
     return {

@@ -129,10 +129,5 @@ def read_augmented(project: Project) -> dict[str, Any]:
     sliced = artifact.require_manifest(project.sliced / "Training", fix="run `clotseg prep` first")
     if manifest["facts"]["Processed/Sliced"] != sliced["key"]:
         raise CorruptArtifactError("was made from other slices than the present ones", where=folder, fix=fix)
-    if not artifact.outputs_intact(folder, manifest):
-        raise CorruptArtifactError(
-            "shards are missing or have another size than when they were written",
-            where=folder,
-            fix="run `clotseg prep --augment force`",
-        )
+    artifact.require_intact(folder, manifest, fix="run `clotseg prep --augment force`")
     return manifest

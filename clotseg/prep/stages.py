@@ -156,12 +156,7 @@ def _read_sliced(project: Project, cohort: str, split_key: str) -> dict[str, Any
             where=folder,
             fix="run `clotseg prep` again",
         )
-    if not artifact.outputs_intact(folder, manifest):
-        raise CorruptArtifactError(
-            "shards are missing or have another size than when they were written",
-            where=folder,
-            fix="run `clotseg prep --slice force`",
-        )
+    artifact.require_intact(folder, manifest, fix="run `clotseg prep --slice force`")
     return manifest
 
 

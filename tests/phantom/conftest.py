@@ -54,15 +54,6 @@ def read_cohort(folder: Path) -> list[Written]:
     ]
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file under a folder but the lock, by relative path."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != ".lock"
-    }
-
-
 @pytest.fixture(scope="session")
 def cohort_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cohort of the default size of volume."""

@@ -8,7 +8,8 @@ import pytest
 
 from clotseg.errors import DataError
 from clotseg.phantom import write_cohort
-from tests.phantom.conftest import contents, read_cohort
+from tests.conftest import contents
+from tests.phantom.conftest import read_cohort
 
 SMALL = {"cases": 2, "size": 40, "slices": 8, "seed": 100}
 CIRCLE_IN_BRAIN = (0.4, 0.5, 0.33)  # from the front, from the right, from below

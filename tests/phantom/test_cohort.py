@@ -12,7 +12,8 @@ import pytest
 
 from clotseg.errors import ConfigError, DataError
 from clotseg.phantom import write_cohort
-from tests.phantom.conftest import CASES, Written, contents, read_cohort
+from tests.conftest import contents
+from tests.phantom.conftest import CASES, Written, read_cohort
 
 SMALL = {"cases": 3, "size": 40, "slices": 8, "seed": 100}
 

@@ -199,6 +199,14 @@ def test_a_finished_run_of_the_same_settings_is_reused(
     assert len(list(project.trainings.iterdir())) == 1
 
 
+class Watching(PlainTrainingView):
+    """Remembers how many steps the last epoch had."""
+
+    def epoch_begins(self, epoch: int, steps: int) -> None:
+        super().epoch_begins(epoch, steps)
+        self.steps = steps
+
+
 def weights_of(project: Project, result: dict[str, Any]) -> list[NDArray[np.float32]]:
     return [np.array(weight) for weight in load_checkpoint(project.root / result["best"])[0].get_weights()]
 
@@ -267,17 +275,11 @@ def test_on_an_easy_cohort_the_loss_falls_and_validation_dice_rises(
 
 
 def test_train_samples_decides_how_many_slices_an_epoch_has(sliced_project: Project, tmp_path: Path) -> None:
-    class Watching(PlainTrainingView):
-        steps: int = 0
-
-        def epoch_begins(self, epoch: int, steps: int) -> None:
-            super().epoch_begins(epoch, steps)
-            Watching.steps = steps
-
     project = copy_of(sliced_project, tmp_path / "project")
     few = replace(SETTINGS, train=replace(SETTINGS.train, epochs=1, train_samples=7))
-    train(project, few, Watching())
-    assert Watching.steps == 2
+    view = Watching()
+    train(project, few, view)
+    assert view.steps == 2
 
 
 def test_the_first_samples_of_each_epoch_are_logged_where_a_run_is_asked_to(
@@ -298,13 +300,6 @@ def test_the_first_samples_of_each_epoch_are_logged_where_a_run_is_asked_to(
 
 @pytest.mark.slow
 def test_slices_augmented_offline_are_trained_on_as_they_are(sliced_project: Project, tmp_path: Path) -> None:
-    class Watching(PlainTrainingView):
-        steps: int = 0
-
-        def epoch_begins(self, epoch: int, steps: int) -> None:
-            super().epoch_begins(epoch, steps)
-            Watching.steps = steps
-
     project = copy_of(sliced_project, tmp_path / "project")
     offline = replace(
         SETTINGS,
@@ -312,8 +307,9 @@ def test_slices_augmented_offline_are_trained_on_as_they_are(sliced_project: Pro
         train=replace(SETTINGS.train, epochs=1, source="augmented"),
     )
     run_prep(project, offline, PlainProgress(), augment="auto")
-    first = train(project, offline, Watching())
-    assert Watching.steps == 6, "30 samples in batches of 5"
+    view = Watching()
+    first = train(project, offline, view)
+    assert view.steps == 6, "30 samples in batches of 5"
     strong = AugmentConfig(probability=1.0, selection="independent", vertical_flip=1.0)
     second = train(project, replace(offline, augment=strong), PlainTrainingView())
     for one, other in zip(weights_of(project, first), weights_of(project, second), strict=True):
