@@ -1,11 +1,11 @@
 """Finding and checking cases: folders of `.npy` volumes in; a sorted list of cases that can be trusted out.
 
 A case is one CTA, one NCCT registered to it and one clot mask, all [row, column, slice] and of one shape.
-All findings of all cases are raised together, and nothing is written here. Volumes are mapped and read in
+All findings of all cases can be raised together, and nothing is written here. Volumes are mapped and read in
 blocks, so a check holds a few megabytes however large a volume is.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,18 +71,6 @@ class CheckedCase:
     shape: tuple[int, int, int]
     clot_voxels: int
     notices: tuple[str, ...] = field(default=(), compare=False)
-
-
-def find_cases(project: Project) -> list[Case]:
-    """All cases of a project, sorted by name; each has its three files, and what the table says fits.
-
-    Raises:
-        DataError: with one line for each finding of `survey_cases`.
-    """
-    cases, findings = survey_cases(project)
-    if findings:
-        raise refusal(cases, findings)
-    return cases
 
 
 def survey_cases(project: Project) -> tuple[list[Case], dict[str, list[str]]]:
@@ -167,37 +155,6 @@ def _links_that_lead_out(project: Project, cases: list[Case]) -> Iterator[tuple[
         for path in case.files:
             if path.is_symlink() and inside[path.parent] and not path.resolve().is_relative_to(root):
                 yield case.name, f"{path.name}: links to {path.resolve()}, which {advice}"
-
-
-def check_cases(
-    cases: list[Case],
-    *,
-    largest_slice: int | None,
-    on_case: Callable[[], None] = lambda: None,
-    findings: Mapping[str, Sequence[str]] | None = None,
-) -> list[CheckedCase]:
-    """Reads every volume of every case and holds it against the format.
-
-    Args:
-        cases: the cases to check.
-        largest_slice: the longest side a slice may have, in pixels; None for no limit.
-        on_case: called after each case.
-        findings: what `survey_cases` found, to be raised together with what is found here.
-
-    Raises:
-        DataError: with one line for each finding in each file of each case.
-    """
-    checked: list[CheckedCase] = []
-    found = {name: list(faults) for name, faults in (findings or {}).items()}
-    for case in cases:
-        try:
-            checked.append(check_case(case, largest_slice=largest_slice))
-        except DataError as error:
-            found[case.name] = [*found.get(case.name, ()), *error.details]
-        on_case()
-    if found:
-        raise refusal(cases, found)
-    return checked
 
 
 def refusal(cases: list[Case], findings: Mapping[str, Sequence[str]]) -> DataError:

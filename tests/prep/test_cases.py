@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from clotseg.config import SliceConfig
 from clotseg.console import PlainProgress
 from clotseg.errors import DataError
-from clotseg.prep.cases import EMPTY_MASK, MASK_OF_255, check_cases, find_cases, survey_cases, tell_notices
+from clotseg.prep.cases import EMPTY_MASK, MASK_OF_255, check_case, survey_cases, tell_notices
 from clotseg.prep.slices import mask_slices, windowed_slices
 from clotseg.project import Project
 from tests.conftest import clotseg_command, contents, run_clotseg, write_case, write_cases_csv, write_cohort
+from tests.prep.conftest import checked_cases, found_cases
 
 CASE = "case_01"
 SHAPE = (32, 32, 6)
@@ -142,9 +143,8 @@ BAD_VOLUMES = {
 
 def refused(project, largest_slice=256):
     """The error that these volumes raise."""
-    cases, findings = survey_cases(project)
     with pytest.raises(DataError) as caught:
-        check_cases(cases, largest_slice=largest_slice, findings=findings)
+        checked_cases(project, largest_slice=largest_slice)
     return caught.value
 
 
@@ -191,8 +191,8 @@ def test_all_bad_files_of_all_cases_are_listed_at_once(cohort):
 
 def test_slices_larger_than_the_limit_are_refused_with_their_size(tmp_path):
     project = write_cohort(tmp_path, 2, shape=(32, 40, 3))
-    assert len(check_cases(find_cases(project), largest_slice=40)) == 2
-    assert len(check_cases(find_cases(project), largest_slice=None)) == 2
+    assert len(checked_cases(project, largest_slice=40)) == 2
+    assert len(checked_cases(project, largest_slice=None)) == 2
     error = refused(project, largest_slice=39)
     assert all("32×40 pixels, larger than 39" in detail for detail in error.details)
     assert len(error.details) == 6
@@ -212,7 +212,7 @@ def test_a_garbled_header_is_refused_in_the_same_way_as_any_bad_volume(tmp_path,
         data[place] = byte
     path.write_bytes(data)
     with suppress(DataError):
-        (checked,) = check_cases(find_cases(project), largest_slice=256)
+        (checked,) = checked_cases(project)
         assert checked.shape == (4, 4, 2)
 
 
@@ -222,14 +222,14 @@ def test_the_same_hu_in_any_numeric_type_and_memory_order_are_the_same_slices(co
     random = np.random.default_rng(5)
     for kind in ("cta", "ncct"):
         change(cohort, kind, lambda v: random.integers(0, 200, v.shape).astype(np.int16))
-    (plain,) = [case for case in find_cases(cohort) if case.name == CASE]
+    (plain,) = [case for case in found_cases(cohort) if case.name == CASE]
     slices, masks = windowed_slices(plain, SliceConfig()), mask_slices(plain)
     for kind in ("cta", "ncct", "mask"):
         change(cohort, kind, lambda v: np.asarray(v.astype(dtype), order=order))
         stored = np.load(path_of(cohort, kind))
         assert stored.dtype == np.dtype(dtype)
         assert stored.flags.f_contiguous == (order == "F")
-    (checked,) = check_cases([plain], largest_slice=256)
+    checked = check_case(plain, largest_slice=256)
     assert checked.shape == SHAPE
     assert checked.clot_voxels == masks.sum() > 0
     np.testing.assert_array_equal(windowed_slices(plain, SliceConfig()), slices)
@@ -237,22 +237,21 @@ def test_the_same_hu_in_any_numeric_type_and_memory_order_are_the_same_slices(co
 
 
 def test_a_mask_of_bools_is_a_mask(cohort):
-    before = check_cases(find_cases(cohort), largest_slice=256)
+    before = checked_cases(cohort)
     for number in range(10):
         change(cohort, "mask", lambda v: v.astype(bool), f"case_{number:02d}")
-    assert check_cases(find_cases(cohort), largest_slice=256) == before
+    assert checked_cases(cohort) == before
 
 
-def test_each_checked_case_is_reported_as_it_is_done(cohort):
-    done = []
-    check_cases(find_cases(cohort), largest_slice=256, on_case=lambda: done.append(1))
-    assert len(done) == 10
+def test_each_checked_case_is_reported_as_it_is_done(cohort, capsys):
+    checked_cases(cohort)
+    assert "event=check done=10/10 unit=cases" in capsys.readouterr().err
 
 
 def test_cases_are_found_in_order_of_name_and_other_files_are_left_alone(cohort):
     (cohort.volumes / "notes.txt").write_text("not a case")
     np.save(cohort.volumes / "case_99_CTA.npy", np.zeros(SHAPE))
-    cases = find_cases(cohort)
+    cases = found_cases(cohort)
     assert [case.name for case in cases] == [f"case_{number:02d}" for number in range(10)]
     assert cases[1].files == tuple(path_of(cohort, kind) for kind in ("cta", "ncct", "mask"))
     assert (cases[1].patient, cases[1].site, cases[1].spacing_mm) == (CASE, "", None)
@@ -260,7 +259,7 @@ def test_cases_are_found_in_order_of_name_and_other_files_are_left_alone(cohort)
 
 def test_a_folder_without_cases_is_told_where_they_are_looked_for(tmp_path):
     with pytest.raises(DataError, match="DL_vol_files"):
-        find_cases(Project(tmp_path))
+        survey_cases(Project(tmp_path))
 
 
 def test_all_cases_that_lack_a_file_are_listed_at_once(cohort):
@@ -268,7 +267,7 @@ def test_all_cases_that_lack_a_file_are_listed_at_once(cohort):
     path_of(cohort, "cta", "case_04").unlink()
     path_of(cohort, "ncct", "case_04").unlink()
     with pytest.raises(DataError) as caught:
-        find_cases(cohort)
+        checked_cases(cohort)
     assert caught.value.details == (
         "case_00: no mask volume; it would be case_00_seg_corrected_binary.npy",
         "case_04: no CTA volume; it would be case_04_CTA_Binary.npy",
@@ -306,7 +305,7 @@ def test_a_link_out_of_the_project_is_refused_and_told_what_to_do(cohort):
     assert "copy the data in, or hard-link it" in detail
     path_of(cohort, "cta").unlink()
     path_of(cohort, "cta").hardlink_to(outside)
-    assert len(find_cases(cohort)) == 10
+    assert len(found_cases(cohort)) == 10
 
 
 def test_a_folder_that_is_a_link_out_of_the_project_is_told_once(cohort):
@@ -319,7 +318,7 @@ def test_a_folder_that_is_a_link_out_of_the_project_is_told_once(cohort):
 
 def test_a_project_folder_that_is_itself_reached_by_a_link_is_no_link_out(cohort):
     (cohort.root.parent / "link").symlink_to(cohort.root)
-    assert len(find_cases(Project(cohort.root.parent / "link"))) == 10
+    assert len(found_cases(Project(cohort.root.parent / "link"))) == 10
 
 
 def test_cases_that_differ_by_letter_case_only_are_refused(cohort):
@@ -348,7 +347,7 @@ def test_a_file_that_may_not_be_read_is_refused_in_the_same_error_as_others(coho
 
 
 def test_an_empty_mask_is_accepted_and_told(cohort):
-    checked = check_cases(find_cases(cohort), largest_slice=256)
+    checked = checked_cases(cohort)
     empty = [entry.case.name for entry in checked if EMPTY_MASK in entry.notices]
     assert empty == ["case_04", "case_09"]
     assert [entry.case.name for entry in checked if entry.clot_voxels == 0] == empty
@@ -356,11 +355,11 @@ def test_an_empty_mask_is_accepted_and_told(cohort):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
 def test_a_mask_of_0_and_255_is_read_as_0_and_1_and_told_and_the_original_stays(cohort, dtype):
-    (plain,) = check_cases([find_cases(cohort)[1]], largest_slice=256)
+    plain = check_case(found_cases(cohort)[1], largest_slice=256)
     before = mask_slices(plain.case)
     change(cohort, "mask", lambda v: v * 255, dtype=dtype)
     stored = path_of(cohort, "mask").read_bytes()
-    (checked,) = check_cases([plain.case], largest_slice=256)
+    checked = check_case(plain.case, largest_slice=256)
     assert checked == plain
     assert checked.notices == (MASK_OF_255,)
     np.testing.assert_array_equal(mask_slices(checked.case), before)
@@ -371,7 +370,9 @@ def test_a_notice_is_one_line_however_many_cases_it_is_about(tmp_path, capsys):
     project = Project(tmp_path)
     for number in range(12):
         write_case(project, f"case_{number:02d}", shape=(8, 8, 2), clot=False)
-    tell_notices(check_cases(find_cases(project), largest_slice=256), PlainProgress())
+    checked = checked_cases(project)
+    capsys.readouterr()
+    tell_notices(checked, PlainProgress())
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith('event=notice what="the mask is empty" cases=12 names="case_00, case_01,')
     assert line.endswith('case_09 and 2 more"')
@@ -381,9 +382,9 @@ def test_a_check_holds_far_less_than_the_volume_in_memory(tmp_path):
     project = write_cohort(tmp_path, 1, shape=(256, 256, 160))
     for kind in ("cta", "ncct"):
         change(project, kind, lambda v: v.astype(np.float64), "case_00")
-    (case,) = find_cases(project)
+    (case,) = found_cases(project)
     tracemalloc.start()
-    check_cases([case], largest_slice=256)
+    check_case(case, largest_slice=256)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < path_of(project, "cta", "case_00").stat().st_size / 3

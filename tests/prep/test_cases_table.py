@@ -3,8 +3,8 @@
 import pytest
 
 from clotseg.errors import DataError
-from clotseg.prep.cases import find_cases
 from tests.conftest import write_cases_csv
+from tests.prep.conftest import checked_cases, found_cases
 
 COLUMNS = "case,patient,site,spacing_row_mm,spacing_col_mm,spacing_slice_mm"
 
@@ -29,27 +29,27 @@ def table(project, *, leave_out=(), **first_row):
 def table_refused(project):
     """The error that this `cases.csv` raises."""
     with pytest.raises(DataError, match=r"cases\.csv") as caught:
-        find_cases(project)
+        checked_cases(project)
     assert caught.value.exit_code == 3
     return caught.value
 
 
 def test_the_table_gives_patient_site_and_spacing(cohort):
     table(cohort)
-    case = find_cases(cohort)[1]
+    case = found_cases(cohort)[1]
     assert (case.patient, case.site, case.spacing_mm) == ("p0", "north", (0.5, 0.4, 0.6))
 
 
 def test_a_case_without_patient_is_its_own_and_without_spacing_has_none(cohort):
     table(cohort, patient="", spacing_row_mm="", spacing_col_mm="", spacing_slice_mm="")
-    case = find_cases(cohort)[0]
+    case = found_cases(cohort)[0]
     assert (case.patient, case.spacing_mm) == ("case_00", None)
 
 
 def test_stray_spaces_do_not_make_two_patients_of_one(cohort):
     lines = [f"case_{number:02d}, p{number // 2}{' ' * (number % 2)}, north " for number in range(10)]
     cohort.cases_csv.write_text("\n".join(["case, patient, site", *lines]) + "\n")
-    cases = find_cases(cohort)
+    cases = found_cases(cohort)
     assert [case.patient for case in cases] == [f"p{number // 2}" for number in range(10)]
     assert {case.site for case in cases} == {"north"}
 
@@ -57,14 +57,14 @@ def test_stray_spaces_do_not_make_two_patients_of_one(cohort):
 def test_a_table_saved_by_a_spreadsheet_with_a_byte_order_mark_is_read(cohort):
     table(cohort)
     cohort.cases_csv.write_bytes(b"\xef\xbb\xbf" + cohort.cases_csv.read_bytes())
-    assert find_cases(cohort)[1].patient == "p0"
+    assert found_cases(cohort)[1].patient == "p0"
 
 
 def test_lines_for_cases_that_are_not_here_are_no_harm(cohort):
     table(cohort)
     with cohort.cases_csv.open("a") as stream:
         stream.write("case_77,p9,north,1,1,1\n")
-    assert len(find_cases(cohort)) == 10
+    assert len(found_cases(cohort)) == 10
 
 
 @pytest.mark.parametrize("text", [b"", b"name,patient\ncase_00,p0\n", b"case;patient\ncase_00;p0\n"])

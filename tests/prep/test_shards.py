@@ -11,11 +11,11 @@ import pytest
 from clotseg.config import Config, FeedConfig, SliceConfig
 from clotseg.console import PlainProgress
 from clotseg.dali.feed import open_cohort
-from clotseg.prep.cases import check_cases, find_cases
 from clotseg.prep.shards import encode_slice, plan_shards, write_records, write_shard
 from clotseg.prep.stages import read_sliced, run_prep
 from clotseg.project import Project
 from tests.conftest import contents, largest_file, write_cohort
+from tests.prep.conftest import checked_cases
 
 WINDOWS_HU = {"cta": (-50, 450), "ncct": (0, 100)}
 
@@ -192,7 +192,7 @@ def test_readers_know_the_case_of_each_chosen_record(chosen_project):
 @pytest.fixture
 def checked(tmp_path):
     """Five checked cases of four slices."""
-    return check_cases(find_cases(write_cohort(tmp_path / "five", 5, shape=(8, 8, 4))), largest_slice=None)
+    return checked_cases(write_cohort(tmp_path / "five", 5, shape=(8, 8, 4)), largest_slice=None)
 
 
 @pytest.mark.parametrize(

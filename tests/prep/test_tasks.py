@@ -11,10 +11,10 @@ import pytest
 
 from clotseg.config import RuntimeConfig
 from clotseg.errors import DataError, EnvironmentProblem
-from clotseg.prep.cases import find_cases
 from clotseg.prep.tasks import LocalProcesses, ThisProcess, Workers, open_workers
 from clotseg.project import Project
 from tests.conftest import start_python
+from tests.prep.conftest import found_cases
 from tests.prep.worker_tasks import heavy_modules_after_work, refuse
 
 # Has two workers at work when a signal comes; ends as the command line does.
@@ -68,7 +68,7 @@ def test_a_worker_that_dies_is_told_with_what_to_do() -> None:
 
 
 def test_workers_that_check_and_write_do_not_load_tensorflow(cohort: Project, tmp_path: Path) -> None:
-    tasks = [(case, tmp_path) for case in find_cases(cohort)[:2]]
+    tasks = [(case, tmp_path) for case in found_cases(cohort)[:2]]
     assert LocalProcesses(2).run(heavy_modules_after_work, tasks, print) == [[], []]
 
 
