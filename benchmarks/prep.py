@@ -28,7 +28,7 @@ import numpy as np
 
 from clotseg.config import Config, RuntimeConfig, SliceConfig
 from clotseg.console import PlainProgress
-from clotseg.prep.cases import Case, CheckedCase, find_cases, open_volume
+from clotseg.prep.cases import Case, CheckedCase, open_volume, survey_cases
 from clotseg.prep.shards import encode_slice, plan_shards, write_shard
 from clotseg.prep.slices import mask_slices, window_to_uint8, windowed_slices
 from clotseg.prep.stages import run_prep
@@ -71,7 +71,7 @@ def make_volumes(root: Path, count: int) -> list[Case]:
             np.save(project.volumes / f"case_{number:03d}_{suffix}_Binary.npy", volume)
         np.save(project.masks / f"case_{number:03d}_seg_corrected_binary.npy", mask)
     os.sync()
-    return find_cases(project)
+    return survey_cases(project)[0]
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from clotseg.config import SliceConfig
 from clotseg.errors import DataError
 from clotseg.evaluate.infer import Predictor, centre_crop, centre_pad
-from clotseg.prep.cases import Case, find_cases, open_volume
+from clotseg.prep.cases import Case, open_volume, survey_cases
 from clotseg.project import Project
 from tests.conftest import write_case
 
@@ -24,7 +24,7 @@ SHAPES = [(32, 32, 6), (31, 20, 5), (9, 32, 3), (15, 17, 35)]
 def one_case(folder: Path, shape: tuple[int, int, int]) -> Case:
     project = Project(folder)
     write_case(project, "case", shape=shape)
-    return find_cases(project)[0]
+    return survey_cases(project)[0][0]
 
 
 def windowed(volume: NDArray[Any], window_hu: tuple[float, float]) -> NDArray[np.float64]:
