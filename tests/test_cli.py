@@ -143,6 +143,7 @@ def test_what_comes_too_early_says_what_comes_first(cohort: Project) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=str)
 def test_a_stopped_phantom_ends_with_the_shells_code(
     tmp_path: Path, number: signal.Signals, code: int
@@ -165,6 +166,7 @@ def test_a_train_stopped_while_tensorflow_loads_ends_quietly(cohort: Project) ->
     assert not cohort.trainings.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=str)
 def test_a_prep_stopped_with_workers_ends_with_the_shells_code_and_publishes_nothing_half(
     tmp_path: Path, number: signal.Signals, code: int

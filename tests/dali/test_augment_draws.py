@@ -18,6 +18,8 @@ from clotseg.dali.augment.sampler import draw
 from clotseg.dali.feed import stream_seed
 from tests.dali.conftest import NOTHING
 
+pytestmark = pytest.mark.slow
+
 DRAWS = 10_000
 FALSE_ALARM = 1e-3
 """How seldom a fair draw may fail a test; the seeds are fixed, so a test that passes once passes always."""

@@ -21,6 +21,7 @@ EVERYTHING = AugmentConfig(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize("augment", [AugmentConfig(), EVERYTHING], ids=["as by default", "everything"])
 def test_a_logged_sample_replays_to_the_pixels_it_was_trained_on(

@@ -127,7 +127,11 @@ def table() -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("make", TRANSFORMS, ids=lambda make: make.__name__)
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize(
+    "size",
+    [pytest.param(size, marks=pytest.mark.slow) if size[0] > 96 else size for size in SIZES],
+    ids=[f"{rows}x{columns}" for rows, columns in SIZES],
+)
 def test_every_pixel_is_that_of_albumentations_and_opencv(
     make: Callable[[np.random.Generator], tuple[ParameterRecord, Callable[[Bytes], Bytes]]],
     size: tuple[int, int],
@@ -154,6 +158,7 @@ def test_every_pixel_is_that_of_albumentations_and_opencv(
         assert (got != images).any(axis=(1, 2, 3)).mean() > 0.3, "nothing was put to the test"
 
 
+@pytest.mark.slow
 def test_clahe_is_exact_at_each_clip_limit_around_every_rounding() -> None:
     """OpenCV rounds ⌊clip · area / 256⌋; the limits just below, at and just above each step."""
     random = np.random.default_rng(8)

@@ -139,6 +139,7 @@ def test_a_changed_cohort_is_neither_reused_nor_overwritten(tmp_path: Path) -> N
     assert contents(tmp_path) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", ["case_000", "case_002"])
 def test_a_killed_write_is_repaired_by_running_again(tmp_path: Path, last: str) -> None:
     write_and_kill(tmp_path / "killed", after=last)
@@ -149,6 +150,7 @@ def test_a_killed_write_is_repaired_by_running_again(tmp_path: Path, last: str) 
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_killed_write_may_be_followed_by_a_smaller_cohort(tmp_path: Path) -> None:
     write_and_kill(tmp_path / "killed", after="case_002")
     write_cohort(tmp_path / "killed", **{**SMALL, "cases": 1})
@@ -156,6 +158,7 @@ def test_a_killed_write_may_be_followed_by_a_smaller_cohort(tmp_path: Path) -> N
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_files_put_beside_a_killed_write_are_left_alone(tmp_path: Path) -> None:
     write_and_kill(tmp_path, after="case_001")
     own = tmp_path / "DL_vol_files" / "binary" / "patient7_CTA_Binary.npy"

@@ -72,6 +72,7 @@ def test_workers_that_check_and_write_do_not_load_tensorflow(cohort: Project, tm
     assert LocalProcesses(2).run(heavy_modules_after_work, tasks, print) == [[], []]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"),
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)],

@@ -90,6 +90,7 @@ def history_of(run: Run) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_weights_its_history_and_its_records(
     trained: tuple[Project, dict[str, Any]],
 ) -> None:
@@ -109,6 +110,7 @@ def test_a_run_leaves_its_weights_its_history_and_its_records(
     assert json.loads(run.record.read_text())["state"] == "finished"
 
 
+@pytest.mark.slow
 def test_the_result_names_the_run_its_best_weights_and_their_dice(
     trained: tuple[Project, dict[str, Any]],
 ) -> None:
@@ -120,6 +122,7 @@ def test_the_result_names_the_run_its_best_weights_and_their_dice(
     assert result["val_dice"] == max(row["val_dice"] for row in history_of(run_of(trained)))
 
 
+@pytest.mark.slow
 def test_the_history_has_a_line_an_epoch_with_possible_values(
     trained: tuple[Project, dict[str, Any]],
 ) -> None:
@@ -134,6 +137,7 @@ def test_the_history_has_a_line_an_epoch_with_possible_values(
         assert 36 / row["slices_per_s"] <= row["seconds"]
 
 
+@pytest.mark.slow
 def test_best_model_is_the_epoch_of_the_best_dice_and_checkpoint_files_the_last(
     trained: tuple[Project, dict[str, Any]],
 ) -> None:
@@ -174,6 +178,7 @@ def dice_by_hand(project: Project, model: Any, names: list[str], *, repeats: int
     return float(np.mean(values))
 
 
+@pytest.mark.slow
 def test_validation_counts_every_slice_of_whole_volumes_exactly_once(
     trained: tuple[Project, dict[str, Any]],
 ) -> None:
@@ -189,6 +194,7 @@ def test_validation_counts_every_slice_of_whole_volumes_exactly_once(
     assert best.val_dice != pytest.approx(wrong, abs=1e-4), "repeats that fill the last batch would show"
 
 
+@pytest.mark.slow
 def test_a_finished_run_of_the_same_settings_is_reused(
     trained: tuple[Project, dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -282,6 +288,7 @@ def test_train_samples_decides_how_many_slices_an_epoch_has(sliced_project: Proj
     assert view.steps == 2
 
 
+@pytest.mark.slow
 def test_the_first_samples_of_each_epoch_are_logged_where_a_run_is_asked_to(
     sliced_project: Project, tmp_path: Path
 ) -> None:
