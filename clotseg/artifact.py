@@ -64,7 +64,7 @@ def write_json(path: Path, value: object) -> None:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     text = _rendered(value)
-    with _writing(path):
+    with writing(path):
         try:
             temporary.write_text(text, encoding="utf-8")
             replace_file(temporary, path)
@@ -203,7 +203,7 @@ def publish(target: Path) -> Iterator[Path]:
     """
     building = target.with_name(f".{target.name}.building")
     replaced = target.with_name(f".{target.name}.replaced")
-    with _writing(target):
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         recover(target)
         try:
@@ -249,7 +249,7 @@ def recover(target: Path) -> None:
     """
     building = target.with_name(f".{target.name}.building")
     replaced = target.with_name(f".{target.name}.replaced")
-    with _writing(target):
+    with writing(target):
         if replaced.exists() and not target.exists():
             replaced.rename(target)
         for leftover in (building, replaced):
@@ -269,7 +269,7 @@ def project_lock(folder: Path) -> Iterator[str | None]:
     """
     file = folder / ".lock"
     lock = FileLock(file)
-    with _writing(folder):
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
@@ -363,8 +363,12 @@ def _is_stamp(entry: object) -> bool:
 
 
 @contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    """Tells a refused write in the user's words."""
+def writing(target: Path) -> Iterator[None]:
+    """Tells a refused write in the user's words.
+
+    Raises:
+        EnvironmentProblem: the block met an OSError.
+    """
     try:
         yield
     except OSError as error:

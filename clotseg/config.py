@@ -1,4 +1,4 @@
-"""Settings as data: defaults, then `clotseg.toml`, then flags; checked once, frozen afterwards.
+"""Settings as data: a recipe, then `clotseg.toml`, then flags; checked once, frozen afterwards.
 
 Sections that decide the bytes of an output (`split`, `slice`, `feed`, `augment`, `network`, `train`, `test`)
 stand apart from `runtime`, which only decides how fast it is made and never enters a stage's key.
@@ -8,6 +8,8 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +27,8 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 WindowHU = tuple[Finite, Finite]
 Limits = tuple[Finite, Finite]
 
+
+DEFAULT_RECIPE = "default"
 
 KEY_SLOTS = 8
 SLOT_OF = {
@@ -150,6 +154,8 @@ class OfflineConfig:
 class NetworkConfig:
     """The U-Net: `filters` at full resolution, doubled at each of `depth` halvings.
 
+    With several replicas `batch_norm` local normalises each replica's slices by their own statistics, and
+    synchronised by those of the global batch. The running statistics are averaged over replicas either way.
     `initial_probability` is what the untrained network takes each pixel to be clot with. Clots fill far less
     than 1 % of a slice, and from a low value on soft Dice is not lost on the background first (the prior of
     Lin et al. 2017, Focal Loss for Dense Object Detection, section 4.1).
@@ -158,27 +164,53 @@ class NetworkConfig:
     filters: Count = 32
     depth: Annotated[int, Field(ge=1, le=7)] = 4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    l2: NotNegative = 1e-4
+    l2: NotNegative = 0.0
     batch_norm_momentum: Fraction = 0.9
+    batch_norm: Literal["local", "synchronised"] = "local"
     initial_probability: Fraction = 0.02
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """The optimisation. `train_samples` slices are drawn per epoch; `all` is one pass over the cohort.
+    """The optimisation. The defaults are those of the recipe `default`; see docs/recipes.md for the others.
 
-    With `schedule` cosine the learning rate falls from `learning_rate` along half a cosine towards 0, epoch
-    by epoch (Loshchilov & Hutter 2017, SGDR, without restarts). `source` says whether slices are augmented
-    afresh in every epoch, or were offline.
+    An epoch draws `train_samples` slices; `all` is as many as the cohort has. In each batch at least the
+    share `clot_share` of the slices hold clot; others give way where there are too few. A step takes
+    `accumulate` batches of `batch_size`.
+
+    The learning rate rises over `warmup_epochs` in a straight line to `learning_rate`, and then stays, or
+    falls to 0 along half a cosine (Loshchilov & Hutter 2017, SGDR, without restarts) or as
+    (1 - part done)^0.9 (`polynomial`, as nnU-Net). Gradients longer than `clip_norm` are cut to it, 0 being
+    never. `ema_decay` averages the weights of the steps, and the average is validated and kept; 0 is off.
+
+    After `patience` epochs whose validation Dice is not `min_improvement` above the best before, training
+    ends; 0 is never. `source` says whether slices are augmented afresh in every epoch, or were offline.
+    `precision` auto is bfloat16 on GPUs that have it. `deterministic` has TensorFlow use no operation whose
+    result changes from run to run, on a GPU too.
     """
 
+    recipe: str = DEFAULT_RECIPE
     epochs: Count = 100
     batch_size: Count = 20
-    learning_rate: Positive = 5e-4
-    schedule: Literal["constant", "cosine"] = "constant"
+    accumulate: Count = 1
+    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 1e-2
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    schedule: Literal["constant", "cosine", "polynomial"] = "cosine"
+    warmup_epochs: NotNegative = 2.0
+    clip_norm: NotNegative = 1.0
+    loss: Literal["dice", "dice_cross_entropy"] = "dice_cross_entropy"
+    dice_smooth: Positive = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
+    clot_share: Annotated[float, Field(ge=0, le=1)] = 0.34
+    patience: Annotated[int, Field(ge=0)] = 30
+    min_improvement: NotNegative = 0.0
     source: Literal["sliced", "augmented"] = "sliced"
     train_samples: Count | Literal["all"] = "all"
-    dice_smooth: Positive = 1.0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    xla: bool = False
+    deterministic: bool = False
     seed: Seed = 1
 
 
@@ -198,7 +230,8 @@ class RuntimeConfig:
     """How fast, not what: devices, logical CPU replicas for trying out distribution, DALI threads.
 
     `workers` processes prepare data, or the Dask cluster whose scheduler listens at `dask`. The augmentation
-    of the first `log_augment` samples of each epoch is written down.
+    of the first `log_augment` samples of each epoch is written down. A checkpoint is written after every
+    epoch, and every `checkpoint_minutes` within one, 0 being never; the last `keep_checkpoints` stay.
     """
 
     gpus: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
@@ -208,6 +241,8 @@ class RuntimeConfig:
     log_augment: Annotated[int, Field(ge=0)] = 0
     workers: Count | Literal["auto"] = "auto"
     dask: str = ""
+    checkpoint_minutes: NotNegative = 0.0
+    keep_checkpoints: Count = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -226,7 +261,7 @@ class Config:
 
 
 def load_config(file: Path, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Defaults, then the file where there is one, then `overrides`.
+    """Defaults, then the recipe that the file or an override names, the file itself, and `overrides`.
 
     Args:
         file: a TOML file; it may be absent.
@@ -235,10 +270,12 @@ def load_config(file: Path, overrides: Mapping[str, Any] | None = None) -> Confi
     Raises:
         ConfigError: the file is not TOML, a key is unknown (the nearest is named), a value is not allowed.
     """
-    settings = _read_toml(file)
-    _refuse_unknown(settings, Config(), where=file)
-    config = _validate(settings, where=file)
+    in_file = read_settings(file)
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    name = given.get("train.recipe", in_file.get("train", {}).get("recipe", DEFAULT_RECIPE))
+    settings = _merged(read_recipe(name), in_file)
+    settings.setdefault("train", {})["recipe"] = name
+    config = _validate(settings, where=file)
     for name, value in given.items():
         section, key = name.split(".")
         settings.setdefault(section, {})[key] = value
@@ -246,6 +283,44 @@ def load_config(file: Path, overrides: Mapping[str, Any] | None = None) -> Confi
         config = _validate(settings, where="command line")
     _check_together(config)
     return config
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """The settings that a `clotseg.toml` has, by section; none where there is no file.
+
+    Raises:
+        ConfigError: it is not TOML, or a key is unknown (the nearest is named).
+    """
+    settings = _read_toml(file)
+    _refuse_unknown(settings, Config(), where=file)
+    return settings
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with clotseg."""
+    return sorted(entry.name.removesuffix(".toml") for entry in _recipes().iterdir())
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """The settings of a recipe, by section.
+
+    Raises:
+        ConfigError: there is no such recipe; those that there are, are named.
+    """
+    if name not in recipe_names():
+        raise ConfigError(
+            f"there is no recipe {name!r}", where="--recipe", fix=f"choose one of {', '.join(recipe_names())}"
+        )
+    return tomllib.loads((_recipes() / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def _recipes() -> Traversable:
+    return resources.files("clotseg") / "recipes"
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Section by section, what `over` says, and else what `base` says."""
+    return {name: {**base.get(name, {}), **over.get(name, {})} for name in {**base, **over}}
 
 
 def _validate(settings: dict[str, Any], *, where: object) -> Config:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 COHORTS = ("Training", "Validation", "Testing")
 SLICED_COHORTS = ("Training", "Validation")
+CHECKPOINTS = "Checkpoint_Files"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +86,9 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the weights of the last finished epoch, with `network.json`."""
-        return self.folder / "Checkpoint_Files"
+        """The last checkpoints, a folder each: the state to go on from, and after an epoch its weights, with
+        `network.json`."""
+        return self.folder / CHECKPOINTS
 
     @property
     def relevant(self) -> Path:

@@ -23,7 +23,13 @@ from clotseg.evaluate.report import Picture, ReportContent, choose_pictured, pic
 from clotseg.prep.cases import CheckedCase, open_mask, open_volume
 from clotseg.prep.cohorts import Cohorts, read_cohorts
 from clotseg.project import COHORTS, Project, Run
-from clotseg.train.checkpoint import Description, find_checkpoint, load_checkpoint, read_description
+from clotseg.train.checkpoint import (
+    Description,
+    find_checkpoint,
+    load_checkpoint,
+    read_description,
+    run_of,
+)
 from clotseg.train.devices import open_devices
 from clotseg.train.records import read_history, read_record, runs
 
@@ -96,7 +102,7 @@ def _subject(project: Project, cohorts: Cohorts, checkpoint: Path | None) -> Sub
             )
         checkpoint = tested[-1].best
     folder = find_checkpoint(checkpoint)
-    run = Run(folder.parent)
+    run = run_of(folder)
     if read_record(run)["split_key"] != cohorts.key:
         raise CorruptArtifactError(
             "this run was trained with another split than the one in Processed/Original, so the present test "

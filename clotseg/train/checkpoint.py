@@ -15,6 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from clotseg import artifact
 from clotseg.config import NetworkConfig, SliceConfig, plain
 from clotseg.errors import ConfigError, CorruptArtifactError, DataError
+from clotseg.project import CHECKPOINTS, Run
 from clotseg.train.unet import Model, build_unet
 
 DESCRIPTION = "network.json"
@@ -53,29 +54,35 @@ def save_checkpoint(folder: Path, model: Model, description: Description) -> Non
         folder: made where it is not there.
         model: whose weights are saved.
         description: its `weights` and `sha256` are filled in here.
+
+    Raises:
+        EnvironmentProblem: the disk is full or refuses the write.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".building{WEIGHTS_SUFFIX}"
-    model.save_weights(temporary)
-    digest = artifact.digest_file(temporary)
-    # With the digest in its name, no file that the present description names is ever written over.
-    stem = f"epoch-{description.epoch:04d}-dice-{description.val_dice:.4f}-{digest[:8]}"
-    name = f"{stem}{WEIGHTS_SUFFIX}"
-    artifact.replace_file(temporary, folder / name)
-    facts = {**plain(description), "weights": name, "sha256": digest}
-    artifact.write_json(folder / DESCRIPTION, {"format": artifact.FORMAT, **facts})
-    for old in folder.glob(f"*{WEIGHTS_SUFFIX}"):
-        if old.name != name:
-            old.unlink()
+    with artifact.writing(temporary):
+        folder.mkdir(parents=True, exist_ok=True)
+        model.save_weights(temporary)
+        digest = artifact.digest_file(temporary)
+        # With the digest in its name, no file that the present description names is ever written over.
+        stem = f"epoch-{description.epoch:04d}-dice-{description.val_dice:.4f}-{digest[:8]}"
+        name = f"{stem}{WEIGHTS_SUFFIX}"
+        artifact.replace_file(temporary, folder / name)
+        facts = {**plain(description), "weights": name, "sha256": digest}
+        artifact.write_json(folder / DESCRIPTION, {"format": artifact.FORMAT, **facts})
+        for old in folder.glob(f"*{WEIGHTS_SUFFIX}"):
+            if old.name != name:
+                old.unlink()
 
 
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint folder that a user's path means: a run, a checkpoint folder, or a weights file in one.
 
+    Of a run it is the best one, of `Checkpoint_Files` the newest.
+
     Raises:
         DataError: there is no checkpoint.
     """
-    for folder in (path, path / "Best_Model", path.parent):
+    for folder in (path, path / "Best_Model", *sorted(path.glob("epoch-*"), reverse=True), path.parent):
         if (folder / DESCRIPTION).is_file() and (folder != path.parent or path.is_file()):
             return folder
     raise DataError(
@@ -83,6 +90,11 @@ def find_checkpoint(path: Path) -> Path:
         where=path,
         fix="name a run in Trainings, its Best_Model or Checkpoint_Files folder, or the weights file in it",
     )
+
+
+def run_of(folder: Path) -> Run:
+    """The run that a checkpoint folder belongs to: `Best_Model` lies in it, others one folder deeper."""
+    return Run(folder.parent.parent if folder.parent.name == CHECKPOINTS else folder.parent)
 
 
 def read_description(folder: Path) -> Description:

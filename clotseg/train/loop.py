@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,109 +11,94 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clotseg.config import Config, TrainConfig
+from clotseg.config import Config
 from clotseg.console import Progress
-from clotseg.dali.feed import (
-    EpochPlan,
-    Feed,
-    FeedSettings,
-    ReplicaBatch,
-    SlicedCohort,
-    open_cohort,
-    padded_size,
-    plan_pass,
-    plan_training,
-)
+from clotseg.dali.feed import Feed, ReplicaBatch
+from clotseg.dali.order import plan_pass, plan_training
 from clotseg.dashboard import TrainingView
-from clotseg.errors import ConfigError
-from clotseg.prep.cohorts import Cohorts, read_cohorts
-from clotseg.prep.offline import read_augmented
-from clotseg.prep.slices import channel_count
-from clotseg.prep.stages import read_sliced, sliced_config
+from clotseg.errors import EnvironmentProblem, Interrupted
 from clotseg.project import Project, Run
-from clotseg.train.checkpoint import Description, read_description, save_checkpoint
+from clotseg.train.checkpoint import read_description
 from clotseg.train.devices import Devices, open_devices
+from clotseg.train.keeper import Keeper
+from clotseg.train.nonfinite import require_finite
+from clotseg.train.optimizer import learning_rate
 from clotseg.train.records import (
     EpochRow,
     append_augmentations,
-    append_history,
     open_run,
     read_history,
     read_record,
+    reopen_run,
     runs,
     training_key,
+    trim_augmentations,
 )
-from clotseg.train.step import CountStep, TrainStep, make_count_step, make_train_step
-from clotseg.train.unet import Model, build_unet
-
-VALIDATION_THRESHOLD = 0.5
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Session:
-    """All that stays the same from the first epoch to the last."""
-
-    config: Config
-    training: SlicedCohort
-    validation: SlicedCohort
-    feed: FeedSettings
-    model: Model
-    optimizer: Any
-    train_step: TrainStep
-    count_step: CountStep
-    view: TrainingView
-
-    @property
-    def replicas(self) -> int:
-        """How many copies of the network train together."""
-        return len(self.feed.gpus)
+from clotseg.train.resume import load_fork, require_unchanged
+from clotseg.train.session import Session, open_data, open_session, training_slices
+from clotseg.train.state import Position, newest_state, read_state
+from clotseg.train.step import StepResult, sum_over_workers
+from clotseg.train.stopping import StopRequest, stop_requests
 
 
-def train(project: Project, config: Config, view: TrainingView) -> dict[str, Any]:
+def train(
+    project: Project,
+    config: Config,
+    view: TrainingView,
+    *,
+    resume: Run | None = None,
+    fork: Path | None = None,
+) -> dict[str, Any]:
     """Trains on what `prep` published.
 
+    Args:
+        project: where the slices are, and the run will be.
+        config: the settings.
+        view: told of what happens.
+        resume: a run to go on with, whose settings and slices must be these.
+        fork: a checkpoint, or a run whose newest it is, whose weights a new run begins with.
+
     Returns:
-        `{"run", "best", "epochs", "val_dice"}`, paths as `Project.shown` gives them.
+        `{"run", "best", "epochs", "val_dice"}`, paths as `Project.shown` gives them. Only the first of
+        several workers knows them; the others return an empty dictionary.
 
     Raises:
-        CorruptArtifactError: the sliced cohorts are missing, damaged or of another split.
-        ConfigError: the settings do not fit the slices or the devices.
-        EnvironmentProblem: devices are missing, or the disk refuses.
+        CorruptArtifactError: the sliced cohorts or a checkpoint are missing, damaged or of another split.
+        ConfigError: the settings do not fit the slices, the devices, or the run to go on with.
+        DataError: the loss is no finite number.
+        EnvironmentProblem: devices are missing, a worker was lost, or the disk refuses.
+        Interrupted: SIGINT or SIGTERM came; the state has been kept.
     """
-    cohorts = read_cohorts(project)
-    validation = read_sliced(project, "Validation")
-    folder, training = _training_slices(project, config)
-    # With the slice stage off these may be other than those asked for; the network must know what it was fed.
-    config = replace(config, slice=sliced_config(validation))
-    size = input_size(config, cohorts)
+    data = open_data(project, config)
+    if resume is not None:
+        require_unchanged(project, resume, data)
     devices = open_devices(config.runtime)
-    opened = open_cohort(folder, training), open_cohort(project.sliced / "Validation", validation)
-    session = _open_session(config, opened, size, devices, view)
-    key = training_key(config, training["key"])
-    best: EpochRow | None = None
-    with (
-        open_run(project, config, cohorts.key, key, str(devices)) as run,
-        view.run(run.folder.name, str(devices), config.train.epochs),
-    ):
-        for epoch in range(1, config.train.epochs + 1):
-            row = _run_epoch(session, run, epoch)
-            append_history(run, row)
-            best = _keep(session, run, row, best)
-            view.epoch_done(row)
-    return _outcome(project, run)
+    session = open_session(data, devices)
+    position = Position()
+    if resume is not None and (folder := newest_state(resume.checkpoints)):
+        position = read_state(folder, session.variables)
+    elif fork is not None:
+        load_fork(fork, session)
+    with _open_folder(project, session, resume, devices) as run, _lost_workers(devices):
+        if run is not None and resume is not None:
+            trim_augmentations(run, position.epoch, position.step * config.train.batch_size)
+        Training(session, view, run).go_on(position, name=run.folder.name if run else "worker")
+    return _outcome(project, run) if run else {}
 
 
 def train_or_reuse(
     project: Project, config: Config, progress: Progress, view: TrainingView
 ) -> dict[str, Any]:
-    """As `train`, but takes a finished run of the same settings and slices where there is one."""
-    key = training_key(config, _training_slices(project, config)[1]["key"])
-    for run in reversed(runs(project)):
-        record = read_record(run)
-        if record["state"] == "finished" and record["key"] == key:
+    """As `train`, but takes a finished run of the same settings and slices, or goes on with one that was
+    stopped, where there is one."""
+    key = training_key(config, training_slices(project, config)[1]["key"])
+    of_this = [run for run in reversed(runs(project)) if read_record(run)["key"] == key]
+    for run in of_this:
+        if read_record(run)["state"] == "finished":
             progress.say("train", state="reused", run=run.folder.name)
             return _outcome(project, run)
-    return train(project, config, view)
+    begun = next((run for run in of_this if newest_state(run.checkpoints)), None)
+    return train(project, config, view, resume=begun)
 
 
 def _outcome(project: Project, run: Run) -> dict[str, Any]:
@@ -123,21 +110,37 @@ def _outcome(project: Project, run: Run) -> dict[str, Any]:
     }
 
 
-def input_size(config: Config, cohorts: Cohorts) -> int:
-    """Side of the square that slices are padded to, in pixels.
+@contextmanager
+def _open_folder(
+    project: Project, session: Session, resume: Run | None, devices: Devices
+) -> Iterator[Run | None]:
+    """The run's folder, for the one process that writes it."""
+    if not devices.chief:
+        yield None
+    elif resume is not None:
+        with reopen_run(resume, str(devices)) as run:
+            yield run
+    else:
+        data = session.data
+        with open_run(project, data.config, data.cohorts.key, data.key, str(devices)) as run:
+            yield run
 
-    Raises:
-        ConfigError: a slice of some cohort is larger than the size asked for.
-    """
-    if config.feed.size == "auto":
-        return padded_size(cohorts.largest_slice)
-    if cohorts.largest_slice > config.feed.size:
-        raise ConfigError(
-            f"the largest slice has {cohorts.largest_slice} pixels a side, more than {config.feed.size}",
-            where="feed.size",
-            fix=f"use `--size auto`, or `--size {padded_size(cohorts.largest_slice)}`",
-        )
-    return config.feed.size
+
+@contextmanager
+def _lost_workers(devices: Devices) -> Iterator[None]:
+    """Tells in the user's words that another worker is gone."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if devices.workers == 1:
+            raise
+        raise EnvironmentProblem(
+            f"another worker was lost ({type(error).__name__})",
+            where=f"worker {devices.place.worker} of {devices.workers}",
+            fix="see what that worker said last, then start all of them again with --resume",
+        ) from error
 
 
 def volume_dice(counts: NDArray[np.int64]) -> float:
@@ -156,149 +159,201 @@ def volume_dice(counts: NDArray[np.int64]) -> float:
     return float(dice[has_clot].mean() if has_clot.any() else dice.mean())
 
 
-def _training_slices(project: Project, config: Config) -> tuple[Path, dict[str, Any]]:
-    """Folder and manifest of the slices to train on."""
-    if config.train.source == "augmented":
-        return project.augmented / "Training", read_augmented(project)
-    return project.sliced / "Training", read_sliced(project, "Training")
+@dataclass(slots=True)
+class InFlight:
+    """A step that may not have been computed yet; its batches must live as long."""
+
+    told: Any
+    batches: list[ReplicaBatch]
+    uids: NDArray[np.int64]
 
 
-def _open_session(
-    config: Config,
-    opened: tuple[SlicedCohort, SlicedCohort],
-    size: int,
-    devices: Devices,
-    view: TrainingView,
-) -> Session:
-    import keras
+class Training:
+    """Epochs from a position to the end.
 
-    if config.train.batch_size % devices.replicas:
-        raise ConfigError(
-            f"a batch of {config.train.batch_size} cannot be shared evenly by {devices.replicas} devices",
-            where="--batch-size",
-            fix=f"choose a multiple of {devices.replicas}",
+    Args:
+        session: what trains.
+        view: told of what happens.
+        run: where the files go; None for all workers but the first.
+    """
+
+    def __init__(self, session: Session, view: TrainingView, run: Run | None) -> None:
+        self._session, self._view, self._run = session, view, run
+        self._keeper = Keeper(session, run, view)
+
+    def go_on(self, position: Position, *, name: str) -> None:
+        """Trains until the epochs are done or the validation Dice rises no more."""
+        epochs = self._session.config.train.epochs
+        shown = self._view.run(
+            name, str(self._session.devices), epochs, first_epoch=position.epoch, history=position.rows
         )
-    keras.utils.set_random_seed(config.train.seed)
-    with devices.strategy.scope():
-        model = build_unet(config.network, size=size, channels=channel_count(config.slice))
-        optimizer = keras.optimizers.Adam(config.train.learning_rate)
-        optimizer.build(model.trainable_variables)
-    return Session(
-        config=config,
-        training=opened[0],
-        validation=opened[1],
-        feed=FeedSettings(
-            size=size,
-            channels=channel_count(config.slice),
-            gpus=devices.gpus,
-            threads=devices.threads,
-            prefetch=config.runtime.prefetch,
-        ),
-        model=model,
-        optimizer=optimizer,
-        train_step=make_train_step(devices.strategy, model, optimizer, config.train),
-        count_step=make_count_step(devices.strategy, model, VALIDATION_THRESHOLD),
-        view=view,
-    )
+        with shown, stop_requests(self._tell_stopping) as stop:
+            if position != Position():
+                self._view.message(f"resumed in epoch {position.epoch}, step {position.step}")
+            while not self._over(position):
+                position = self._train_pass(position, stop)
+                position = self._validate(position, stop)
+                self._keeper.epoch_done(position)
+                self._view.epoch_done(position.rows[-1])
+        self._keeper.finish()
 
+    def _over(self, position: Position) -> bool:
+        config = self._session.config.train
+        if config.patience and position.stale(config.min_improvement) >= config.patience:
+            self._view.message(f"stopped early: no better validation Dice for {config.patience} epochs")
+            return True
+        return position.epoch > config.epochs
 
-def learning_rate(config: TrainConfig, epoch: int) -> float:
-    """The learning rate of an epoch, from 1."""
-    if config.schedule == "constant":
-        return config.learning_rate
-    return config.learning_rate * (1 + math.cos(math.pi * (epoch - 1) / config.epochs)) / 2
+    def _tell_stopping(self, _signal: int) -> None:
+        self._view.message("stopping after this step, with a checkpoint; once more stops at once")
 
+    def _stop(self, position: Position, stop: StopRequest) -> None:
+        """Keeps the state and ends the process's training.
 
-def _run_epoch(session: Session, run: Run, epoch: int) -> EpochRow:
-    started = time.perf_counter()
-    config = session.config.train
-    session.optimizer.learning_rate.assign(learning_rate(config, epoch))
-    samples = session.training.records if config.train_samples == "all" else config.train_samples
-    plan = plan_training(
-        session.training,
-        samples=samples,
-        batch_size=config.batch_size,
-        replicas=session.replicas,
-        seed=config.seed,
-        epoch=epoch,
-    )
-    loss, waited_s = _train_pass(session, run, plan, epoch)
-    train_s = time.perf_counter() - started
-    val_dice = volume_dice(_validation_pass(session))
-    return EpochRow(
-        epoch=epoch,
-        loss=loss,
-        val_dice=val_dice,
-        learning_rate=learning_rate(config, epoch),
-        seconds=time.perf_counter() - started,
-        slices_per_s=samples / train_s,
-        waiting=waited_s / train_s,
-    )
+        Raises:
+            Interrupted: always. A worker that got no signal itself ends as by SIGTERM.
+        """
+        import signal
 
+        self._keeper.checkpoint(position)
+        raise Interrupted(stop.signal or signal.SIGTERM)
 
-def _train_pass(session: Session, run: Run, plan: EpochPlan, epoch: int) -> tuple[float, float]:
-    """Mean loss of the steps, and seconds spent waiting for input."""
-    config = session.config
-    to_log = config.runtime.log_augment
-    feed = Feed(
-        session.training,
-        plan,
-        session.feed,
-        augment=config.augment if config.train.source == "sliced" else None,
-        seed=config.train.seed,
-        epoch=epoch,
-        log_parameters=to_log > 0 and config.train.source == "sliced",
-    )
-    session.view.epoch_begins(epoch, len(plan.uids))
-    losses: list[float] = []
-    in_flight: list[Any] = []
-    for batches, weights in zip(feed, plan.weights, strict=True):
-        in_flight.append((session.train_step(batches, weights), batches))
-        to_log -= _log_augmentations(run, epoch, batches, to_log)
-        if len(in_flight) > 1:
-            # Reading the loss of the step before waits for it; only then may its batch be let go.
-            losses.append(float(in_flight.pop(0)[0]))
-            session.view.step_done(losses[-1], config.train.batch_size, feed.waited_s)
-    losses.append(float(in_flight.pop()[0]))
-    session.view.step_done(losses[-1], config.train.batch_size, feed.waited_s)
-    return float(np.mean(losses)), feed.waited_s
-
-
-def _log_augmentations(run: Run, epoch: int, batches: list[ReplicaBatch], most: int) -> int:
-    """Writes down how the next samples were augmented, `most` at most; returns how many it wrote."""
-    uids = [int(uid) for batch in batches for uid in batch.uids][:most]
-    if uids:
-        append_augmentations(
-            run, epoch, uids, [record for batch in batches for record in batch.parameters][:most]
+    def _train_pass(self, position: Position, stop: StopRequest) -> Position:
+        """The rest of an epoch's batches."""
+        session, config = self._session, self._session.config
+        self._view.epoch_begins(position.epoch, session.steps)
+        for _ in range(position.step):
+            self._view.step_done(position.losses[-1], config.train.batch_size, position.waited_s)
+        if position.step == session.steps:
+            return position
+        plan = plan_training(
+            session.data.training,
+            samples=session.samples,
+            batch_size=config.train.batch_size,
+            replicas=session.devices.replicas,
+            seed=config.train.seed,
+            epoch=position.epoch,
+            clot_share=config.train.clot_share,
         )
-    return len(uids)
+        fresh = config.train.source == "sliced"
+        feed = Feed(
+            session.data.training,
+            plan,
+            session.feed,
+            augment=config.augment if fresh else None,
+            seed=config.train.seed,
+            epoch=position.epoch,
+            log_parameters=config.runtime.log_augment > 0 and fresh,
+            first_step=position.step,
+            replicas=session.local_replicas,
+        )
+        local = slice(session.local_replicas.start, session.local_replicas.stop)
+        clock = _Clock(position, every_s=60 * config.runtime.checkpoint_minutes)
+        in_flight: InFlight | None = None
+        for number, batches in enumerate(feed, start=position.step):
+            rate = learning_rate(config.train, position.epoch - 1 + number / session.steps)
+            session.optimizer.learning_rate.assign(rate)
+            told = session.train_step(
+                batches,
+                plan.weights[number, local],
+                number=(position.epoch - 1) * session.steps + number,
+                stop=bool(stop),
+            )
+            self._log_augmentations(position.epoch, number, batches)
+            # Reading what a step told waits for it; only then may its batch be let go.
+            stops = 0.0
+            if in_flight is not None:
+                position, stops = self._settle(position, in_flight)
+            in_flight = InFlight(told, batches, plan.uids[number])
+            if stops or clock.due():
+                position, _ = self._settle(position, in_flight)
+                in_flight = None
+                position = clock.stamp(position, feed.waited_s)
+                if stops:
+                    self._stop(position, stop)
+                self._keeper.checkpoint(position)
+        if in_flight is not None:
+            position, stops = self._settle(position, in_flight)
+            if stops:
+                self._stop(clock.stamp(position, feed.waited_s), stop)
+        return clock.stamp(position, feed.waited_s)
+
+    def _settle(self, position: Position, step: InFlight) -> tuple[Position, float]:
+        """Waits for a step; gives the position after it, and how many replicas want to stop."""
+        result = StepResult.of(step.told)
+        require_finite(result, position, self._session, step.batches, step.uids, self._run)
+        self._view.step_done(result.loss, self._session.config.train.batch_size, position.waited_s)
+        return (
+            replace(position, step=position.step + 1, losses=(*position.losses, result.loss)),
+            result.stops,
+        )
+
+    def _log_augmentations(self, epoch: int, number: int, batches: list[ReplicaBatch]) -> None:
+        """Writes down how the first samples of an epoch were augmented."""
+        config = self._session.config
+        left = config.runtime.log_augment - number * config.train.batch_size
+        if self._run is None or left <= 0:
+            return
+        uids = [int(uid) for batch in batches for uid in batch.uids][:left]
+        records = [record for batch in batches for record in batch.parameters][:left]
+        if records:
+            append_augmentations(self._run, epoch, uids, records)
+
+    def _validate(self, position: Position, stop: StopRequest) -> Position:
+        """The position after an epoch, with its row."""
+        session, config = self._session, self._session.config.train
+        started = time.perf_counter()
+        val_dice = volume_dice(self._count_volumes(position, stop))
+        row = EpochRow(
+            epoch=position.epoch,
+            loss=math.fsum(position.losses) / len(position.losses),
+            val_dice=val_dice,
+            learning_rate=float(session.optimizer.learning_rate.numpy()),
+            seconds=position.seconds + time.perf_counter() - started,
+            slices_per_s=session.samples / position.seconds,
+            waiting=min(position.waited_s / position.seconds, 1.0),
+        )
+        return Position(epoch=position.epoch + 1, rows=(*position.rows, row))
+
+    def _count_volumes(self, position: Position, stop: StopRequest) -> NDArray[np.int64]:
+        """Voxel counts of each validation volume, int64 [volumes, 3]: every slice once, none augmented."""
+        session, cohort = self._session, self._session.data.validation
+        batch_size = session.config.train.batch_size
+        plan = plan_pass(cohort, batch_size=batch_size, replicas=session.devices.replicas)
+        local = slice(session.local_replicas.start, session.local_replicas.stop)
+        uids, weights = plan.uids[:, local], plan.weights[:, local]
+        counts = np.zeros((len(cohort.case_names), 3), np.int64)
+        self._view.validation_begins(len(uids))
+        feed = Feed(cohort, plan, session.feed, replicas=session.local_replicas)
+        for batches, of_uids, of_weights in zip(feed, uids, weights, strict=True):
+            counted = session.count_step(batches) * of_weights.reshape(-1, 1).astype(np.int64)
+            np.add.at(counts, cohort.case_of[of_uids.ravel()], counted)
+            self._view.validation_step_done()
+            if stop and session.devices.workers == 1:
+                self._stop(position, stop)
+        return sum_over_workers(session.devices, counts)
 
 
-def _validation_pass(session: Session) -> NDArray[np.int64]:
-    """Voxel counts of each validation volume, int64 [volumes, 3]: every slice once, none augmented."""
-    cohort = session.validation
-    plan = plan_pass(cohort, batch_size=session.config.train.batch_size, replicas=session.replicas)
-    counts = np.zeros((len(cohort.case_names), 3), np.int64)
-    session.view.validation_begins(len(plan.uids))
-    for batches, uids, weights in zip(Feed(cohort, plan, session.feed), plan.uids, plan.weights, strict=True):
-        counted = session.count_step(batches) * weights.reshape(-1, 1).astype(np.int64)
-        np.add.at(counts, cohort.case_of[uids.ravel()], counted)
-        session.view.validation_step_done()
-    return counts
+class _Clock:
+    """How long an epoch has been trained, and when the next checkpoint within it is due."""
 
+    def __init__(self, position: Position, *, every_s: float) -> None:
+        self._started = self._last = time.perf_counter()
+        self._before_s, self._waited_before_s = position.seconds, position.waited_s
+        self._every_s = every_s
 
-def _keep(session: Session, run: Run, row: EpochRow, best: EpochRow | None) -> EpochRow:
-    """Saves the last weights, and the best where these are; returns the best epoch so far."""
-    description = Description(
-        network=session.config.network,
-        slicing=session.config.slice,
-        size=session.feed.size,
-        channels=channel_count(session.config.slice),
-        epoch=row.epoch,
-        val_dice=row.val_dice,
-    )
-    save_checkpoint(run.checkpoints, session.model, description)
-    if best is not None and row.val_dice <= best.val_dice:
-        return best
-    save_checkpoint(run.best, session.model, description)
-    return row
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint, again and again."""
+        now = time.perf_counter()
+        if not self._every_s or now - self._last < self._every_s:
+            return False
+        self._last = now
+        return True
+
+    def stamp(self, position: Position, waited_s: float) -> Position:
+        """The position with the time that its epoch has taken so far."""
+        return replace(
+            position,
+            seconds=self._before_s + time.perf_counter() - self._started,
+            waited_s=self._waited_before_s + waited_s,
+        )

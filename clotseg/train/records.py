@@ -6,20 +6,22 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from importlib.metadata import version
 from typing import Any
 
 from clotseg import __version__, artifact
-from clotseg.config import Config, plain, to_toml
+from clotseg.config import Config, plain, read_settings, to_toml
 from clotseg.dali.augment.parameters import ParameterRecord
-from clotseg.errors import CorruptArtifactError
+from clotseg.errors import CorruptArtifactError, EnvironmentProblem, Interrupted
 from clotseg.prep.cohorts import SPLIT_FILE
 from clotseg.project import Project, Run
 
-TRAIN_CODE_VERSION = 1
+TRAIN_CODE_VERSION = 2
+KEY_SECTIONS = ("feed", "augment", "network", "train")
+ENDING = ("state", "reason", "ended")
 LIBRARIES = ("tensorflow", "keras", "nvidia-dali-cuda120", "numpy", "scipy")
 
 
@@ -29,9 +31,9 @@ class EpochRow:
 
     Attributes:
         epoch: from 1.
-        loss: mean soft Dice loss of the epoch's steps, on augmented slices.
+        loss: mean loss of the epoch's batches, on augmented slices.
         val_dice: mean Dice of the validation volumes, as `volume_dice` defines it.
-        learning_rate: of the epoch.
+        learning_rate: of its last step.
         seconds: training and validation together.
         slices_per_s: trained slices a second, validation not counted.
         waiting: share of the training time spent waiting for input, 0…1.
@@ -48,36 +50,73 @@ class EpochRow:
 
 def training_key(config: Config, slice_key: str) -> str:
     """The hash of what decides a run's weights: its settings and the slices it is trained on."""
-    sections = {name: plain(getattr(config, name)) for name in ("feed", "augment", "network", "train")}
+    sections = {name: plain(getattr(config, name)) for name in KEY_SECTIONS}
+    del sections["train"]["recipe"]  # A name for the settings, which are all here.
     return artifact.stage_key("train", TRAIN_CODE_VERSION, sections, slice_key)
 
 
 @contextmanager
 def open_run(project: Project, config: Config, split_key: str, key: str, devices: str) -> Iterator[Run]:
-    """Makes a run folder with all that is known beforehand; the record's `state` tells how the run ended.
+    """Makes a run folder with all that is known beforehand; see `_recorded` for its record.
 
-    `running` becomes `finished` when the block ends well, `stopped` with the reason when it raises.
+    Raises:
+        EnvironmentProblem: the disk is full or refuses the write.
     """
     started = datetime.now().astimezone()
-    run = _new_run(project, started)
-    run.relevant.mkdir()
-    shutil.copyfile(project.original / SPLIT_FILE, run.relevant / SPLIT_FILE)
-    (run.relevant / "clotseg.toml").write_text(to_toml(config), encoding="utf-8")
+    with artifact.writing(project.trainings):
+        run = _new_run(project, started)
+        run.relevant.mkdir()
+        shutil.copyfile(project.original / SPLIT_FILE, run.relevant / SPLIT_FILE)
+        (run.relevant / "clotseg.toml").write_text(to_toml(config), encoding="utf-8")
     artifact.write_json(run.relevant / "environment.json", environment(devices))
     record = {
         "format": artifact.FORMAT,
         "key": key,
         "split_key": split_key,
         "started": started.isoformat(timespec="seconds"),
+        "epochs": config.train.epochs,
+        "project_settings": read_settings(project.config_file),
     }
-    artifact.write_json(run.record, {**record, "state": "running"})
-    try:
+    with _recorded(run, record):
         yield run
-    except BaseException as error:
-        artifact.write_json(run.record, {**record, "state": "stopped", "reason": str(error)})
-        raise
-    ended = datetime.now().astimezone().isoformat(timespec="seconds")
-    artifact.write_json(run.record, {**record, "state": "finished", "ended": ended})
+
+
+@contextmanager
+def reopen_run(run: Run, devices: str) -> Iterator[Run]:
+    """Goes on with a run that has not finished; see `_recorded` for its record.
+
+    Raises:
+        CorruptArtifactError: its record is damaged.
+        EnvironmentProblem: another process is training it, or the disk refuses.
+    """
+    record = {name: value for name, value in read_record(run).items() if name not in ENDING}
+    with _recorded(run, {**record, "resumed": [*record.get("resumed", []), _now()]}):
+        artifact.write_json(run.relevant / "environment.json", environment(devices))
+        yield run
+
+
+@contextmanager
+def _recorded(run: Run, record: dict[str, Any]) -> Iterator[None]:
+    """Holds the run's lock and keeps its record: its `state` tells how the run ended.
+
+    `running` becomes `finished` when the block ends well, `stopped` when it was interrupted, and `failed`
+    when it raised anything else; these two with the reason. A killed run stays `running`, without a lock.
+    """
+    with artifact.project_lock(run.relevant):
+        artifact.write_json(run.record, {**record, "state": "running"})
+        try:
+            yield
+        except BaseException as error:
+            state = "stopped" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+            with suppress(EnvironmentProblem):  # What ended the run is what must be told.
+                ending = {"state": state, "reason": str(error), "ended": _now()}
+                artifact.write_json(run.record, {**record, **ending})
+            raise
+        artifact.write_json(run.record, {**record, "state": "finished", "ended": _now()})
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def _new_run(project: Project, started: datetime) -> Run:
@@ -104,23 +143,48 @@ def environment(devices: str) -> dict[str, Any]:
     }
 
 
-def append_history(run: Run, row: EpochRow) -> None:
-    """Adds a line to `history.csv`, with a header before the first."""
-    new = not run.history.exists()
-    with run.history.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, [field.name for field in fields(EpochRow)])
-        if new:
+def write_history(run: Run, rows: Sequence[EpochRow]) -> None:
+    """Writes `history.csv`, in one step.
+
+    Raises:
+        EnvironmentProblem: the disk is full or refuses the write.
+    """
+    temporary = run.history.with_name(f".{run.history.name}.tmp")
+    with artifact.writing(run.history):
+        with temporary.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, [field.name for field in fields(EpochRow)])
             writer.writeheader()
-        writer.writerow(asdict(row))
+            writer.writerows(asdict(row) for row in rows)
+        artifact.replace_file(temporary, run.history)
 
 
 def append_augmentations(
     run: Run, epoch: int, uids: Sequence[int], parameters: Sequence[ParameterRecord]
 ) -> None:
     """Adds a line of JSON a sample: epoch, uid, and the parameters as `clotseg.dali.replay` takes them."""
-    with run.augmentations.open("a", encoding="utf-8") as stream:
+    with artifact.writing(run.augmentations), run.augmentations.open("a", encoding="utf-8") as stream:
         for uid, record in zip(uids, parameters, strict=True):
             stream.write(json.dumps({"epoch": epoch, "uid": uid, **record}) + "\n")
+
+
+def trim_augmentations(run: Run, epoch: int, samples: int) -> None:
+    """Takes out what a resumed run will write again: of `epoch` all but the first `samples`, and all later.
+
+    A line that a kill has cut off goes as well.
+    """
+    if not run.augmentations.exists():
+        return
+    kept, of_epoch = [], 0
+    for line in run.augmentations.read_text(encoding="utf-8").splitlines(keepends=True):
+        with suppress(ValueError):
+            written = json.loads(line)["epoch"]
+            of_epoch += written == epoch
+            if line.endswith("\n") and (written < epoch or (written == epoch and of_epoch <= samples)):
+                kept.append(line)
+    temporary = run.augmentations.with_name(f".{run.augmentations.name}.tmp")
+    with artifact.writing(run.augmentations):
+        temporary.write_text("".join(kept), encoding="utf-8")
+        artifact.replace_file(temporary, run.augmentations)
 
 
 def read_history(run: Run) -> list[dict[str, float]]:

@@ -82,7 +82,11 @@ def _convolution(filters: int, kernel: int, config: NetworkConfig, **options: An
 def _batch_norm(config: NetworkConfig) -> Any:
     import keras
 
-    return keras.layers.BatchNormalization(momentum=config.batch_norm_momentum, epsilon=BATCH_NORM_EPSILON)
+    return keras.layers.BatchNormalization(
+        momentum=config.batch_norm_momentum,
+        epsilon=BATCH_NORM_EPSILON,
+        synchronized=config.batch_norm == "synchronised",
+    )
 
 
 def _largest_depth(size: int) -> int:

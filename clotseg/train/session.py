@@ -1,0 +1,213 @@
+"""What stays the same all through a training: settings and cohorts in; a `Session` out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from clotseg.config import Config, NetworkConfig
+from clotseg.dali.feed import FeedSettings, SlicedCohort, open_cohort, padded_size
+from clotseg.errors import ConfigError
+from clotseg.prep.cohorts import Cohorts, read_cohorts
+from clotseg.prep.offline import read_augmented
+from clotseg.prep.slices import channel_count
+from clotseg.prep.stages import read_sliced, sliced_config
+from clotseg.project import Project
+from clotseg.train.devices import Devices
+from clotseg.train.optimizer import make_optimizer
+from clotseg.train.records import training_key
+from clotseg.train.step import CountStep, TrainStep, make_count_step
+from clotseg.train.unet import Model, build_unet
+
+VALIDATION_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """What a run is trained and validated on.
+
+    Attributes:
+        config: the settings, with the slicing that the slices were made with.
+        cohorts: the split.
+        training, validation: slices.
+        key: of the training: of its settings and its slices.
+    """
+
+    config: Config
+    cohorts: Cohorts
+    training: SlicedCohort
+    validation: SlicedCohort
+    key: str
+
+
+def open_data(project: Project, config: Config) -> Data:
+    """Opens what `prep` published.
+
+    Raises:
+        CorruptArtifactError: the cohorts are missing, damaged or of another split.
+    """
+    cohorts = read_cohorts(project)
+    validation = read_sliced(project, "Validation")
+    folder, training = training_slices(project, config)
+    # With the slice stage off these may be other than those asked for; the network must know what it was fed.
+    config = replace(config, slice=sliced_config(validation))
+    return Data(
+        config=config,
+        cohorts=cohorts,
+        training=open_cohort(folder, training),
+        validation=open_cohort(project.sliced / "Validation", validation),
+        key=training_key(config, training["key"]),
+    )
+
+
+def training_slices(project: Project, config: Config) -> tuple[Path, dict[str, Any]]:
+    """Folder and manifest of the slices to train on."""
+    if config.train.source == "augmented":
+        return project.augmented / "Training", read_augmented(project)
+    return project.sliced / "Training", read_sliced(project, "Training")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Session:
+    """What trains.
+
+    Attributes:
+        data: what on.
+        devices: where.
+        feed: what every pipeline shares.
+        model: the network that learns.
+        evaluated: the one that is validated and kept: the same, or the average of its weights.
+        optimizer: with its variables.
+        train_step: one batch.
+        count_step: one batch of validation.
+    """
+
+    data: Data
+    devices: Devices
+    feed: FeedSettings
+    model: Model
+    evaluated: Model
+    optimizer: Any
+    train_step: TrainStep
+    count_step: CountStep
+
+    @property
+    def config(self) -> Config:
+        """The settings in force."""
+        return self.data.config
+
+    @property
+    def local_replicas(self) -> range:
+        """The numbers of this process's replicas among all."""
+        first = self.devices.first_replica
+        return range(first, first + len(self.feed.gpus))
+
+    @property
+    def samples(self) -> int:
+        """Slices an epoch."""
+        wanted = self.config.train.train_samples
+        return self.data.training.records if wanted == "all" else wanted
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch."""
+        return -(-self.samples // self.config.train.batch_size)
+
+    @property
+    def variables(self) -> list[Any]:
+        """All that changes while training, in an order that is always the same."""
+        averaged = [] if self.evaluated is self.model else self.evaluated.weights
+        return [*self.model.weights, *averaged, *self.optimizer.variables, *self.train_step.variables]
+
+
+def open_session(data: Data, devices: Devices) -> Session:
+    """Builds networks, optimiser and steps on the devices.
+
+    Raises:
+        ConfigError: the settings do not fit the slices or the devices.
+    """
+    import keras
+    import tensorflow as tf
+
+    config = data.config
+    _check_fit(config, devices)
+    size, channels = input_size(config, data.cohorts), channel_count(config.slice)
+    if config.train.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    keras.utils.set_random_seed(config.train.seed)
+    with devices.strategy.scope(), _precision(config, devices):
+        model = build_unet(config.network, size=size, channels=channels)
+        evaluated = _average_of(model, config.network, size, channels) if config.train.ema_decay else model
+        optimizer = make_optimizer(config.train, model)
+    averaged = None if evaluated is model else evaluated
+    return Session(
+        data=data,
+        devices=devices,
+        feed=FeedSettings(
+            size=size,
+            channels=channels,
+            gpus=devices.gpus,
+            threads=devices.threads,
+            prefetch=config.runtime.prefetch,
+        ),
+        model=model,
+        evaluated=evaluated,
+        optimizer=optimizer,
+        train_step=TrainStep(devices, model, averaged, optimizer, config.train),
+        count_step=make_count_step(devices, evaluated, VALIDATION_THRESHOLD),
+    )
+
+
+def _average_of(model: Model, network: NetworkConfig, size: int, channels: int) -> Model:
+    """A network of the same shape with the same weights."""
+    averaged = build_unet(network, size=size, channels=channels)
+    averaged.set_weights(model.get_weights())
+    return averaged
+
+
+@contextmanager
+def _precision(config: Config, devices: Devices) -> Iterator[None]:
+    """Networks built in the block compute in bfloat16 where the settings and the devices say so."""
+    import keras
+
+    wanted = config.train.precision
+    if wanted == "auto":
+        wanted = "bfloat16" if devices.have_bfloat16 else "float32"
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16" if wanted == "bfloat16" else "float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _check_fit(config: Config, devices: Devices) -> None:
+    batch, replicas = config.train.batch_size, devices.replicas
+    if batch % replicas:
+        below = batch // replicas * replicas
+        nearest = " or ".join(str(size) for size in (below, below + replicas) if size)
+        raise ConfigError(
+            f"a batch of {batch} cannot be shared evenly by {replicas} replicas",
+            where="--batch-size",
+            fix=f"choose {nearest}",
+        )
+    if config.train.xla and replicas > 1:
+        raise ConfigError("XLA holds on one device only", where="train.xla", fix="use --no-xla")
+
+
+def input_size(config: Config, cohorts: Cohorts) -> int:
+    """Side of the square that slices are padded to, in pixels.
+
+    Raises:
+        ConfigError: a slice of some cohort is larger than the size asked for.
+    """
+    if config.feed.size == "auto":
+        return padded_size(cohorts.largest_slice)
+    if cohorts.largest_slice > config.feed.size:
+        raise ConfigError(
+            f"the largest slice has {cohorts.largest_slice} pixels a side, more than {config.feed.size}",
+            where="feed.size",
+            fix=f"use `--size auto`, or `--size {padded_size(cohorts.largest_slice)}`",
+        )
+    return config.feed.size
