@@ -12,16 +12,14 @@ from numpy.typing import NDArray
 from clotseg.config import Config, TrainConfig
 from clotseg.console import Progress
 from clotseg.dali.feed import (
-    EpochPlan,
     Feed,
     FeedSettings,
     ReplicaBatch,
     SlicedCohort,
     open_cohort,
     padded_size,
-    plan_pass,
-    plan_training,
 )
+from clotseg.dali.order import EpochPlan, plan_pass, plan_training
 from clotseg.dashboard import TrainingView
 from clotseg.errors import ConfigError
 from clotseg.prep.cohorts import Cohorts, read_cohorts
