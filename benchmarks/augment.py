@@ -43,12 +43,12 @@ def make_slices(side: int) -> tuple[list[Bytes], list[Bytes]]:
 
 
 def build_ours(side: int, batch: int, device: str) -> Callable[[int], None]:
-    """The graph of training on slices that are in memory; the function augments so many slices."""
+    """Draws and graph of training, on slices that are in memory; the function augments so many slices."""
     from nvidia.dali import fn, pipeline_def
 
     from clotseg.config import AugmentConfig
-    from clotseg.dali.augment.sampler import draw
-    from clotseg.dali.augment.transforms import bounds_of, transform
+    from clotseg.dali.augment.draws import EpochDraws
+    from clotseg.dali.augment.transforms import bounds_of, given, transform
 
     config = AugmentConfig()
     images, masks = make_slices(side)
@@ -57,19 +57,22 @@ def build_ours(side: int, batch: int, device: str) -> Callable[[int], None]:
         for start in range(0, SLICES - batch + 1, batch)
     ]
     bounds = bounds_of(config, channels=2, largest_side=side)
+    draws = EpochDraws(config, seed=1, epoch=1, spread=0)
+
+    def drawn(number: int) -> Any:
+        return draws.columns(number * batch, batch)
 
     @pipeline_def(
         batch_size=batch,
         num_threads=WORKERS,
         device_id=0 if device == "gpu" else None,
-        seed=1,
         enable_conditionals=True,
     )
     def pipeline() -> Any:
-        given, truth = fn.external_source(source=batches, num_outputs=2, cycle=True, layout=["HWC", "HWC"])
+        slices, truth = fn.external_source(source=batches, num_outputs=2, cycle=True, layout=["HWC", "HWC"])
         if device == "gpu":
-            given, truth = given.gpu(), truth.gpu()
-        return transform(given, truth, draw(config), bounds)
+            slices, truth = slices.gpu(), truth.gpu()
+        return transform(slices, truth, given(drawn, bounds), bounds)
 
     built = pipeline()
     built.build()

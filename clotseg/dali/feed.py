@@ -1,14 +1,16 @@
 """Feeding: a sliced cohort in; for each step of an epoch, one batch a replica as TensorFlow tensors out.
 
-An epoch's order is decided here, once, for all replicas together, and handed to DALI as index files. So the
-global batches do not depend on how many replicas share them, every record's place is known, and a pass can be
-exact: where the last batch is not full, a record is repeated with weight 0.
+The order of the epoch is handed to DALI as index files, and what augmentation does to each of its positions
+as arrays. So what comes out at a position is the same however many replicas and workers share the epoch, and
+whether it is read from its start or taken up at a later step.
 """
 
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clotseg.config import AugmentConfig
-from clotseg.dali.augment.parameters import ParameterRecord, to_records
+from clotseg.dali.augment.draws import EpochDraws
+from clotseg.dali.augment.parameters import Columns, ParameterRecord, to_records
+from clotseg.dali.order import EpochPlan
 from clotseg.errors import CorruptArtifactError
 from clotseg.prep.shards import index_name
 
 Tensor = Any  # TensorFlow ships no types
 
 SIZE_STEP = 16
-MOST_REPLICAS = 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +49,11 @@ class SlicedCohort:
     def records(self) -> int:
         """How many slices the cohort has."""
         return len(self.case_of)
+
+    @property
+    def first_uids(self) -> NDArray[np.int64]:
+        """The uid of each shard's first record, and then the number of all: int64 [shards + 1]."""
+        return np.concatenate([[0], np.cumsum([len(offsets) for offsets in self.offsets])])
 
 
 def padded_size(largest_slice: int) -> int:
@@ -94,62 +102,6 @@ def _read_index(index: Path, shard: Path, records: int) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EpochPlan:
-    """Which record goes where in an epoch.
-
-    Attributes:
-        uids: int64 [steps, replicas, batch a replica].
-        weights: float32 of the same shape, 1 for a slice that counts and 0 for a repeat.
-    """
-
-    uids: NDArray[np.int64]
-    weights: NDArray[np.float32]
-
-
-def plan_pass(cohort: SlicedCohort, *, batch_size: int, replicas: int) -> EpochPlan:
-    """One exact pass in file order: each slice counts once."""
-    return _plan(np.arange(cohort.records), batch_size, replicas)
-
-
-def plan_training(
-    cohort: SlicedCohort, *, samples: int, batch_size: int, replicas: int, seed: int, epoch: int
-) -> EpochPlan:
-    """`samples` slices in random order; each comes up once before any comes up again.
-
-    Shards come in random order, and records in random order within their shard, so files are read one after
-    the other however large the cohort is. The order depends on seed and epoch, not on the replicas.
-    """
-    random = np.random.default_rng([seed, epoch])
-    passes = -(-samples // cohort.records)
-    order = np.concatenate([_shuffled(cohort, random) for _ in range(passes)])[:samples]
-    return _plan(order, batch_size, replicas)
-
-
-def _shuffled(cohort: SlicedCohort, random: np.random.Generator) -> NDArray[np.int64]:
-    starts = _first_uids(cohort)
-    return np.concatenate(
-        [
-            starts[shard] + random.permutation(len(cohort.offsets[shard]))
-            for shard in random.permutation(len(cohort.shards))
-        ]
-    )
-
-
-def _first_uids(cohort: SlicedCohort) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum([len(offsets) for offsets in cohort.offsets])])
-
-
-def _plan(order: NDArray[np.int64], batch_size: int, replicas: int) -> EpochPlan:
-    """Fills the last batch with repeats of the last record; `batch_size` is the global one."""
-    repeats = -len(order) % batch_size
-    shape = (-1, replicas, batch_size // replicas)
-    weights = np.concatenate([np.ones(len(order), np.float32), np.zeros(repeats, np.float32)])
-    return EpochPlan(
-        uids=np.pad(order, (0, repeats), mode="edge").reshape(shape), weights=weights.reshape(shape)
-    )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class ReplicaBatch:
     """What one replica gets for one step.
 
@@ -173,7 +125,7 @@ class FeedSettings:
     Attributes:
         size: side of the padded square, in pixels.
         channels: of every slice.
-        gpus: the GPU of each replica, or None for each replica on the CPU.
+        gpus: the GPU of each replica that is served, or None for each replica on the CPU.
         threads: CPU threads of each pipeline.
         prefetch: batches each pipeline makes ahead.
     """
@@ -186,9 +138,7 @@ class FeedSettings:
 
 
 class Feed:
-    """One epoch of batches: iterate over it once.
-
-    Each epoch and each replica draws its augmentation from a stream of its own.
+    """One epoch of batches, or the rest of one: iterate over it once.
 
     Attributes:
         waited_s: how long the iteration has blocked for input so far, in seconds.
@@ -204,51 +154,92 @@ class Feed:
         seed: int = 0,
         epoch: int = 0,
         log_parameters: bool = False,
+        first_step: int = 0,
+        replicas: Sequence[int] | None = None,
     ) -> None:
+        """Opens a pipeline for each replica that is served.
+
+        Args:
+            cohort: the records.
+            plan: which of them goes where in the epoch.
+            settings: of the pipelines; `gpus` has one entry for each replica that is served.
+            augment: how slices are augmented; None leaves them as they are.
+            seed: of the run; with `epoch` and its position in the epoch it decides what is done to a sample.
+            epoch: number of the epoch.
+            log_parameters: whether the batches tell what was done to them.
+            first_step: the step to start at; the batches from there on are those of the whole epoch.
+            replicas: which of the plan's replicas are served, in the order of `gpus`; None is all of them.
+        """
         self._plan = plan
         self._settings = settings
+        self._first_step = first_step
+        self._served = range(plan.uids.shape[1]) if replicas is None else replicas
         self._log_parameters = log_parameters
+        self._to_log: list[deque[Columns]] = [deque() for _ in self._served]
         self.waited_s = 0.0
         with tempfile.TemporaryDirectory(prefix="clotseg-index-") as scratch:
+            augmentations = self._augmentations(augment, seed, epoch)
             self._pipelines = [
-                self._open(cohort, replica, Path(scratch), augment, stream_seed(seed, epoch, replica))
-                for replica in range(plan.uids.shape[1])
+                self._open(cohort, replica, gpu, augmentation, Path(scratch))
+                for replica, gpu, augmentation in zip(self._served, settings.gpus, augmentations, strict=True)
+                if first_step < len(plan.uids)
             ]
 
     def _open(
-        self,
-        cohort: SlicedCohort,
-        replica: int,
-        scratch: Path,
-        augment: AugmentConfig | None,
-        seed: int,
+        self, cohort: SlicedCohort, replica: int, gpu: int | None, augmentation: Any, scratch: Path
     ) -> Any:
         from clotseg.dali.pipeline import slice_pipeline
 
-        shards, indices = _write_indices(cohort, self._plan.uids[:, replica].ravel(), scratch, replica)
+        uids = self._plan.uids[self._first_step :, replica]
+        shards, indices = _write_indices(cohort, uids.ravel(), scratch, replica)
         return slice_pipeline(
             shards=shards,
             indices=indices,
             size=self._settings.size,
-            channels=self._settings.channels,
-            augment=augment,
-            log_parameters=self._log_parameters,
-            batch_size=self._plan.uids.shape[2],
+            augment=augmentation,
+            batch_size=uids.shape[1],
             threads=self._settings.threads,
-            seed=seed,
-            device_id=self._settings.gpus[replica],
+            device_id=gpu,
             prefetch=self._settings.prefetch,
         )
 
+    def _augmentations(self, augment: AugmentConfig | None, seed: int, epoch: int) -> list[Any]:
+        """What is done to the batches of each pipeline; None is nothing."""
+        if augment is None:
+            return [None] * len(self._served)
+        from clotseg.dali.augment.transforms import bounds_of
+        from clotseg.dali.pipeline import Augmentation
+
+        # Pipelines are ahead of one another by what they make ahead.
+        spread = (self._settings.prefetch + 1) * self._plan.uids[0].size
+        draws = EpochDraws(augment, seed=seed, epoch=epoch, spread=spread)
+        bounds = bounds_of(augment, channels=self._settings.channels, largest_side=self._settings.size)
+        return [
+            Augmentation(bounds=bounds, parameters=partial(self._parameters, draws, replica, to_log))
+            for replica, to_log in zip(self._served, self._to_log, strict=True)
+        ]
+
+    def _parameters(self, draws: EpochDraws, replica: int, to_log: deque[Columns], number: int) -> Columns:
+        steps, replicas, count = self._plan.uids.shape
+        # Batches are asked for ahead: towards the end of an epoch, some that never come.
+        step = min(self._first_step + number, steps - 1)
+        columns = draws.columns((step * replicas + replica) * count, count)
+        if self._log_parameters:
+            to_log.append(columns)
+        return columns
+
     def __iter__(self) -> Iterator[list[ReplicaBatch]]:
-        """Yields each step's batches, one a replica.
+        """Yields each step's batches, one for each replica that is served.
 
         Raises:
             CorruptArtifactError: a record is not the one its index and manifest promise.
         """
-        for uids in self._plan.uids:
+        for uids in self._plan.uids[self._first_step :, list(self._served)]:
             started = time.perf_counter()
-            batches = [_to_tensorflow(pipeline.run()) for pipeline in self._pipelines]
+            batches = [
+                _to_tensorflow(pipeline.run(), to_log.popleft() if to_log else None)
+                for pipeline, to_log in zip(self._pipelines, self._to_log, strict=True)
+            ]
             self.waited_s += time.perf_counter() - started
             for batch, expected in zip(batches, uids, strict=True):
                 if not np.array_equal(batch.uids, expected):
@@ -260,26 +251,16 @@ class Feed:
             yield batches
 
 
-def stream_seed(seed: int, epoch: int, replica: int) -> int:
-    """The seed of one pipeline. No two of a run are the same, for up to 512 replicas and 4 million epochs.
-
-    DALI heeds 32 bits of a seed, too few for hashes never to meet: so the run's seed is hashed, and epoch and
-    replica are counted on from there. DALI hashes what it is given.
-    """
-    start = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    return (start + epoch * MOST_REPLICAS + replica) % 2**31
-
-
-def _to_tensorflow(outputs: Sequence[Any]) -> ReplicaBatch:
+def _to_tensorflow(outputs: Sequence[Any], columns: Columns | None) -> ReplicaBatch:
     """Hands DALI's buffers to TensorFlow by DLPack: no pixel is copied; a buffer lives with its tensor."""
     import tensorflow as tf
 
-    images, masks, uids, *parameters = outputs
+    images, masks, uids = outputs
     return ReplicaBatch(
         images=tf.experimental.dlpack.from_dlpack(images.as_tensor().__dlpack__()),
         masks=tf.experimental.dlpack.from_dlpack(masks.as_tensor().__dlpack__()),
         uids=np.array(uids.as_tensor()).ravel(),
-        parameters=to_records([np.array(node.as_tensor()) for node in parameters]) if parameters else [],
+        parameters=[] if columns is None else to_records(columns),
     )
 
 
@@ -287,7 +268,7 @@ def _write_indices(
     cohort: SlicedCohort, uids: NDArray[np.int64], scratch: Path, replica: int
 ) -> tuple[list[Path], list[Path]]:
     """Index files that lead through `uids` in order: one for each stretch of records in the same shard."""
-    starts = _first_uids(cohort)
+    starts = cohort.first_uids
     shard_of = np.searchsorted(starts, uids, side="right") - 1
     shards, indices = [], []
     for number, stretch in enumerate(np.split(np.arange(len(uids)), np.flatnonzero(np.diff(shard_of)) + 1)):

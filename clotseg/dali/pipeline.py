@@ -4,17 +4,29 @@ Order: read, decode, augment at native size, pad with 0, cast to float. The pipe
 the order of the index files it is given, so who wants another order, or a part, writes other index files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nvidia.dali.tfrecord as tfrecord
 from nvidia.dali import fn, pipeline_def, types
 
-from clotseg.config import AugmentConfig
-from clotseg.dali.augment.parameters import DataNode, in_order
-from clotseg.dali.augment.sampler import draw
-from clotseg.dali.augment.transforms import bounds_of, transform
+from clotseg.dali.augment.parameters import Columns, DataNode
+from clotseg.dali.augment.transforms import Bounds, given, transform
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Augmentation:
+    """What is done to the slices of a pipeline.
+
+    Attributes:
+        bounds: what all parameters keep to.
+        parameters: those of each batch, by its number, from 0.
+    """
+
+    bounds: Bounds
+    parameters: Callable[[int], Columns]
 
 
 def slice_pipeline(
@@ -22,12 +34,9 @@ def slice_pipeline(
     shards: Sequence[Path],
     indices: Sequence[Path],
     size: int,
-    channels: int,
-    augment: AugmentConfig | None,
-    log_parameters: bool = False,
+    augment: Augmentation | None,
     batch_size: int,
     threads: int,
-    seed: int,
     device_id: int | None,
     prefetch: int,
 ) -> Any:
@@ -37,32 +46,25 @@ def slice_pipeline(
         shards: TFRecord files; a file may come up more than once.
         indices: the index of each, `offset size` a line.
         size: side of the output square, in pixels; no slice may be larger.
-        channels: of every slice.
         augment: how training slices are augmented; None leaves them as they are.
-        log_parameters: whether to give out what was drawn, too.
         batch_size: slices a batch.
         threads: CPU threads; their number does not change the output.
-        seed: of the augmentation.
         device_id: the GPU, or None for the CPU.
         prefetch: batches made ahead.
 
     Returns:
         A pipeline whose run gives images float32 [N, size, size, C] in 0…1, masks float32
-        [N, size, size, 1] of 0 and 1, and uids int64 [N, 1]; where parameters are logged, these follow in the
-        order of `in_order`.
+        [N, size, size, 1] of 0 and 1, and uids int64 [N, 1].
     """
     pipeline = _pipeline(
         batch_size=batch_size,
         num_threads=threads,
         device_id=device_id,
-        seed=seed,
         prefetch_queue_depth=prefetch,
         paths=[str(path) for path in shards],
         indices=[str(path) for path in indices],
         size=size,
-        channels=channels,
         augment=augment,
-        log_parameters=log_parameters,
         on_gpu=device_id is not None,
     )
     pipeline.build()
@@ -74,11 +76,9 @@ def _pipeline(
     paths: list[str],
     indices: list[str],
     size: int,
-    channels: int,
-    augment: AugmentConfig | None,
-    log_parameters: bool,
+    augment: Augmentation | None,
     on_gpu: bool,
-) -> tuple[DataNode, ...]:
+) -> tuple[DataNode, DataNode, DataNode]:
     record = fn.readers.tfrecord(
         path=paths,
         index_path=indices,
@@ -96,15 +96,11 @@ def _pipeline(
     )
     if on_gpu:
         images, masks = images.gpu(), masks.gpu()
-    drawn: tuple[DataNode, ...] = ()
     if augment is not None:
-        parameters = draw(augment)
-        bounds = bounds_of(augment, channels=channels, largest_side=size)
-        images, masks = transform(images, masks, parameters, bounds)
-        drawn = in_order(parameters) if log_parameters else ()
+        images, masks = transform(images, masks, given(augment.parameters, augment.bounds), augment.bounds)
     images = fn.cast(_centre_pad(images, size), dtype=types.FLOAT) * (1.0 / 255.0)
     masks = fn.cast(_centre_pad(masks, size), dtype=types.FLOAT)
-    return images, masks, record["uid"], *drawn
+    return images, masks, record["uid"]
 
 
 def _centre_pad(images: DataNode, size: int) -> DataNode:

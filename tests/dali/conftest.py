@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from clotseg.config import AugmentConfig
+from clotseg.dali.augment.draws import EpochDraws
 from clotseg.dali.augment.parameters import ParameterRecord
+from clotseg.dali.augment.transforms import bounds_of
 from clotseg.dali.feed import FeedSettings, SlicedCohort, open_cohort
+from clotseg.dali.pipeline import Augmentation
 from clotseg.prep.stages import read_sliced
 from clotseg.project import Project
 
@@ -72,6 +76,15 @@ def centred(picture: NDArray[np.uint8], size: int = SIZE) -> NDArray[np.uint8]:
 def settings(replicas: int = 1, *, size: int = SIZE, threads: int = 1) -> FeedSettings:
     """A feed on the CPU."""
     return FeedSettings(size=size, channels=2, gpus=(None,) * replicas, threads=threads, prefetch=2)
+
+
+def drawn_by(config: AugmentConfig, *, batch: int, seed: int = 1, size: int = SIZE) -> Augmentation:
+    """What the first epoch of a run does to the batches of its one replica."""
+    draws = EpochDraws(config, seed=seed, epoch=1, spread=0)
+    return Augmentation(
+        bounds=bounds_of(config, channels=2, largest_side=size),
+        parameters=lambda number: draws.columns(number * batch, batch),
+    )
 
 
 def read_records(shards: list[Path]) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:

@@ -85,4 +85,4 @@ def test_a_record_survives_the_way_through_the_graph() -> None:
         parameters(vflip=True, blur_kernel=[[0.0, 0.25, 0.0], [0.25, 0.0, 0.25], [0.0, 0.25, 0.0]]),
         parameters(blur_kernel=np.full((7, 7), 0.5).tolist(), clahe_clip=3.7),
     ]
-    assert to_records(list(from_records(records).values())) == records
+    assert to_records(from_records(records)) == records

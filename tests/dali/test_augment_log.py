@@ -7,7 +7,8 @@ import pytest
 
 from clotseg.config import AugmentConfig
 from clotseg.dali import replay
-from clotseg.dali.feed import Feed, plan_training
+from clotseg.dali.feed import Feed
+from clotseg.dali.order import plan_training
 from tests.dali.conftest import NOTHING, Recorded, settings
 
 EVERYTHING = AugmentConfig(

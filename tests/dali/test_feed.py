@@ -12,22 +12,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from clotseg.config import AugmentConfig
-from clotseg.dali.feed import (
-    EpochPlan,
-    Feed,
-    SlicedCohort,
-    _to_tensorflow,
-    open_cohort,
-    padded_size,
-    plan_pass,
-    plan_training,
-)
+from clotseg.dali.feed import Feed, SlicedCohort, _to_tensorflow, open_cohort, padded_size
+from clotseg.dali.order import EpochPlan, plan_pass, plan_training
 from clotseg.dali.pipeline import slice_pipeline
 from clotseg.errors import CorruptArtifactError
 from clotseg.prep.shards import index_name
 from clotseg.prep.stages import read_sliced
 from clotseg.project import Project
-from tests.dali.conftest import NOTHING, SIZE, Recorded, settings
+from tests.dali.conftest import NOTHING, SIZE, Recorded, drawn_by, settings
 
 ALWAYS = AugmentConfig(**{**NOTHING, "brightness_contrast": 1.0, "gamma": 1.0})
 
@@ -132,11 +124,12 @@ def test_the_square_is_the_smallest_multiple_of_16_that_holds_the_slices(largest
 
 
 def gather(
-    cohort: SlicedCohort, plan: EpochPlan, **options: Any
+    cohort: SlicedCohort, plan: EpochPlan, threads: int = 1, **options: Any
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """All that a feed yields, in the order of the global batches: images, masks, uids."""
-    replicas = plan.uids.shape[1]
-    parts = [batch for step in Feed(cohort, plan, settings(replicas), **options) for batch in step]
+    replicas = len(options.get("replicas") or range(plan.uids.shape[1]))
+    feed = Feed(cohort, plan, settings(replicas, threads=threads), **options)
+    parts = [batch for step in feed for batch in step]
     return (
         np.concatenate([part.images.numpy() for part in parts]),
         np.concatenate([part.masks.numpy() for part in parts]),
@@ -166,22 +159,71 @@ def test_two_replicas_share_the_very_batch_that_one_would_get(recorded: Recorded
         np.testing.assert_array_equal(one, two)
 
 
-def same_slice(replicas: int, steps: int = 3) -> EpochPlan:
-    """A plan in which every replica gets record 0 in every place."""
-    shape = (steps, replicas, 4)
+def same_slice(replicas: int, samples: int = 12) -> EpochPlan:
+    """A plan of 3 steps in which every replica gets record 0 in every place."""
+    shape = (3, replicas, samples // 3 // replicas)
     return EpochPlan(uids=np.zeros(shape, np.int64), weights=np.ones(shape, np.float32))
 
 
-def test_replicas_never_share_an_augmentation_stream(recorded: Recorded) -> None:
-    first, second = (
-        np.concatenate([step[replica].images.numpy() for step in steps])
-        for steps in [
-            list(Feed(recorded.cohort, same_slice(2), settings(2), augment=ALWAYS, seed=5, epoch=1))
-        ]
-        for replica in (0, 1)
-    )
-    pictures = {picture.tobytes() for picture in np.concatenate([first, second])}
+def test_no_two_positions_of_an_epoch_share_an_augmentation(recorded: Recorded) -> None:
+    images, _, _ = gather(recorded.cohort, same_slice(2, 24), augment=ALWAYS, seed=5, epoch=1)
+    pictures = {picture.tobytes() for picture in images}
     assert len(pictures) == 24, "the same slice came out alike twice"
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 4])
+def test_what_is_done_to_a_sample_depends_on_its_position_alone(recorded: Recorded, replicas: int) -> None:
+    options = {"augment": AugmentConfig(), "seed": 5, "epoch": 1}
+    alone, _, _ = gather(recorded.cohort, same_slice(1), **options)
+    shared, _, _ = gather(recorded.cohort, same_slice(replicas), threads=replicas, **options)
+    np.testing.assert_array_equal(shared, alone)
+
+
+def test_workers_that_serve_some_replicas_each_give_the_batches_of_one_that_serves_all(
+    recorded: Recorded,
+) -> None:
+    plan = plan_training(recorded.cohort, samples=48, batch_size=12, replicas=3, seed=3, epoch=2)
+    options = {"augment": AugmentConfig(), "seed": 5, "epoch": 1}
+    whole = gather(recorded.cohort, plan, **options)
+    for served in ([0], [2], [2, 0]):
+        part = gather(recorded.cohort, plan, replicas=served, **options)
+        for all_values, values in zip(whole, part, strict=True):
+            by_replica = all_values.reshape(4, 3, 4, *all_values.shape[1:])
+            np.testing.assert_array_equal(values, by_replica[:, served].reshape(values.shape))
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_an_epoch_taken_up_at_any_step_goes_on_bit_for_bit(recorded: Recorded, replicas: int) -> None:
+    plan = plan_training(recorded.cohort, samples=50, batch_size=12, replicas=replicas, seed=3, epoch=2)
+    options = {"augment": AugmentConfig(), "seed": 5, "epoch": 2}
+    whole = gather(recorded.cohort, plan, **options)
+    assert len(plan.uids) == 5
+    for first_step in range(5):
+        rest = gather(recorded.cohort, plan, first_step=first_step, **options)
+        for all_values, values in zip(whole, rest, strict=True):
+            assert values.tobytes() == all_values[first_step * 12 :].tobytes()
+    assert list(Feed(recorded.cohort, plan, settings(replicas), first_step=5)) == []
+
+
+def test_parameters_are_logged_from_the_step_an_epoch_is_taken_up_at(recorded: Recorded) -> None:
+    plan = plan_training(recorded.cohort, samples=48, batch_size=12, replicas=2, seed=3, epoch=2)
+    whole, rest = (
+        [
+            batch.parameters
+            for step in Feed(
+                recorded.cohort,
+                plan,
+                settings(2),
+                augment=AugmentConfig(),
+                log_parameters=True,
+                first_step=first_step,
+            )
+            for batch in step
+        ]
+        for first_step in (0, 2)
+    )
+    assert [len(records) for records in whole] == [6] * 8
+    assert rest == whole[4:]
 
 
 def test_seed_and_epoch_decide_the_augmentation(recorded: Recorded) -> None:
@@ -199,16 +241,14 @@ def test_no_pixel_is_copied_on_the_way_to_tensorflow(recorded: Recorded) -> None
         shards=shards,
         indices=[path.with_name(index_name(path.name)) for path in shards],
         size=SIZE,
-        channels=2,
-        augment=ALWAYS,
+        augment=drawn_by(ALWAYS, batch=4),
         batch_size=4,
         threads=1,
-        seed=1,
         device_id=None,
         prefetch=1,
     ).run()
     addresses = [part.as_tensor().data_ptr() for part in outputs[:2]]
-    batch = _to_tensorflow(outputs)
+    batch = _to_tensorflow(outputs, None)
     for tensor, address in zip((batch.images, batch.masks), addresses, strict=True):
         assert np.asarray(memoryview(tensor)).__array_interface__["data"][0] == address
 

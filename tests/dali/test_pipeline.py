@@ -9,14 +9,19 @@ from numpy.typing import NDArray
 from clotseg.config import AugmentConfig
 from clotseg.dali.pipeline import slice_pipeline
 from clotseg.prep.shards import index_name
-from tests.dali.conftest import NOTHING, SIZE, Recorded
+from tests.dali.conftest import NOTHING, SIZE, Recorded, drawn_by
 
 Floats = NDArray[np.float32]
 BATCH = 5
 
 
 def run(
-    recorded: Recorded, *, augment: AugmentConfig | None = None, seed: int = 1, **changed: Any
+    recorded: Recorded,
+    *,
+    augment: AugmentConfig | None = None,
+    seed: int = 1,
+    size: int = SIZE,
+    **changed: Any,
 ) -> tuple[Floats, Floats, list[int]]:
     """Every record once, in file order, but for an incomplete last batch."""
     shards = recorded.cohort.shards
@@ -24,12 +29,10 @@ def run(
         **{
             "shards": shards,
             "indices": [path.with_name(index_name(path.name)) for path in shards],
-            "size": SIZE,
-            "channels": 2,
-            "augment": augment,
+            "size": size,
+            "augment": augment and drawn_by(augment, batch=BATCH, seed=seed, size=size),
             "batch_size": BATCH,
             "threads": 1,
-            "seed": seed,
             "device_id": None,
             "prefetch": 2,
             **changed,

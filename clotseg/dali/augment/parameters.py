@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from clotseg.errors import ConfigError
 
 DataNode = Any  # DALI ships no types
+Columns = dict[str, NDArray[Any]]
+"""One array a parameter, by name, with one entry a sample."""
 
 Modality = Literal["CTA", "NCCT"]
 MODALITIES: tuple[Modality, Modality] = ("CTA", "NCCT")
@@ -122,9 +124,9 @@ def in_order(parameters: Parameters) -> tuple[Any, ...]:
     return tuple(getattr(parameters, field.name) for field in fields(Parameters))
 
 
-def to_records(arrays: Sequence[NDArray[Any]]) -> list[ParameterRecord]:
-    """The records of a batch whose parameters came out of a graph `in_order`."""
-    batch = Parameters(**dict(zip(PARAMETER_TYPES, arrays, strict=True)))
+def to_records(columns: Columns) -> list[ParameterRecord]:
+    """One record a sample."""
+    batch = Parameters(**columns)
     return [_to_record(batch, place) for place in range(len(batch.hflip))]
 
 
@@ -155,8 +157,8 @@ def _to_record(batch: Parameters, place: int) -> ParameterRecord:
     return record
 
 
-def from_records(records: Sequence[ParameterRecord]) -> dict[str, NDArray[Any]]:
-    """The records as one array a parameter, by name.
+def from_records(records: Sequence[ParameterRecord]) -> Columns:
+    """The records as columns.
 
     Raises:
         ConfigError: a kernel is not a square of odd side up to 7.

@@ -1,7 +1,7 @@
-"""Draws parameters, and applies recorded ones to given slices, through the graphs that training uses."""
+"""Draws records, and applies them to given slices, through the graphs that training uses."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,22 +9,18 @@ from nvidia.dali import fn, pipeline_def, types
 
 from clotseg.config import AugmentConfig
 from clotseg.dali.augment.parameters import (
-    PARAMETER_TYPES,
+    Columns,
     DataNode,
     ParameterRecord,
-    Parameters,
     from_records,
-    in_order,
     to_records,
 )
-from clotseg.dali.augment.sampler import draw
-from clotseg.dali.augment.transforms import Bounds, transform
+from clotseg.dali.augment.sampler import draw_many
+from clotseg.dali.augment.transforms import Bounds, given, transform
 from clotseg.errors import ConfigError
 
 Bytes = NDArray[np.uint8]
 Device = Literal["cpu", "gpu"]
-
-USUAL_CLIPS = (1.0, 4.0)
 
 
 @overload
@@ -71,15 +67,14 @@ def replay(
         prefetch_queue_depth=1,
         on_gpu=device == "gpu",
         bounds=_bounds(images, parameters),
+        columns=from_records(parameters),
     )
     pipeline.build()
-    given = from_records(parameters)
     outputs = pipeline.run(
         images=[np.ascontiguousarray(image) for image in images],
         masks=[np.ascontiguousarray(mask)[..., np.newaxis] for mask in masks],
-        **{name: list(values) for name, values in given.items()},
     )
-    new_images, new_masks = ([np.array(sample) for sample in batch.as_cpu()] for batch in outputs[:2])
+    new_images, new_masks = ([np.array(sample) for sample in batch.as_cpu()] for batch in outputs)
     flat_masks = [mask[..., 0] for mask in new_masks]
     if isinstance(images, list):
         return new_images, flat_masks
@@ -88,11 +83,7 @@ def replay(
 
 def sample(config: AugmentConfig, *, count: int, seed: int) -> list[ParameterRecord]:
     """Draws the parameters of `count` slices, as training does; the same seed draws the same."""
-    pipeline = _sample_pipeline(
-        batch_size=count, num_threads=1, device_id=None, seed=seed, prefetch_queue_depth=1, config=config
-    )
-    pipeline.build()
-    return to_records([np.array(batch.as_tensor()) for batch in pipeline.run()])
+    return to_records(draw_many(config, count=count, seed=seed))
 
 
 def _bounds(images: Bytes | list[Bytes], parameters: Sequence[ParameterRecord]) -> Bounds:
@@ -102,7 +93,10 @@ def _bounds(images: Bytes | list[Bytes], parameters: Sequence[ParameterRecord]) 
     return Bounds(
         channels=images[0].shape[2],
         largest_side=max(max(image.shape[:2]) for image in images),
-        clahe_clips=(min(clips, default=USUAL_CLIPS[0]), max(clips, default=USUAL_CLIPS[1])),
+        flips=any(record["hflip"] or record["vflip"] for record in parameters),
+        grades=any((record["alpha"], record["beta"], record["gamma"]) != (1, 0, 1) for record in parameters),
+        blurs=any(record["blur_kernel"] is not None for record in parameters),
+        clahe_clips=(min(clips), max(clips)) if clips else None,
         warps=any("warp" in record for record in parameters),
         bends=any("elastic" in record for record in parameters),
         shifts=any("ncct_shift" in record for record in parameters),
@@ -112,16 +106,9 @@ def _bounds(images: Bytes | list[Bytes], parameters: Sequence[ParameterRecord]) 
 
 
 @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
-def _sample_pipeline(config: AugmentConfig) -> tuple[DataNode, ...]:
-    return in_order(draw(config))
-
-
-@pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
-def _replay_pipeline(on_gpu: bool, bounds: Bounds) -> tuple[DataNode, ...]:
+def _replay_pipeline(on_gpu: bool, bounds: Bounds, columns: Columns) -> tuple[DataNode, DataNode]:
     images = fn.external_source(name="images", layout="HWC", dtype=types.UINT8)
     masks = fn.external_source(name="masks", layout="HWC", dtype=types.UINT8)
-    given: dict[str, Any] = {name: fn.external_source(name=name) for name in PARAMETER_TYPES}
     if on_gpu:
         images, masks = images.gpu(), masks.gpu()
-    # What no output depends on would be left out of the graph, and could not be fed.
-    return *transform(images, masks, Parameters(**given), bounds), *given.values()
+    return transform(images, masks, given(lambda _: columns, bounds), bounds)

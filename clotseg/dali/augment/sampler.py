@@ -2,11 +2,20 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from nvidia.dali import fn, math, types
+from nvidia.dali import fn, math, pipeline_def, types
 
 from clotseg.config import KEY_SLOTS, SLOT_OF, AugmentConfig
 from clotseg.dali.augment.noise import LARGEST_SEED
-from clotseg.dali.augment.parameters import KERNEL_SIDE, NO_WARP, NO_WAVES, DataNode, Parameters
+from clotseg.dali.augment.parameters import (
+    KERNEL_SIDE,
+    NO_WARP,
+    NO_WAVES,
+    PARAMETER_TYPES,
+    Columns,
+    DataNode,
+    Parameters,
+    in_order,
+)
 
 LARGEST_GREY = 255.0
 
@@ -14,6 +23,26 @@ FULL_TURN = 2 * np.pi
 SIGMA = (0.2, 1.0)
 ANGLE = (-np.pi / 2, np.pi / 2)
 KERNEL_NOISE = (0.9, 1.1)
+
+
+def draw_many(config: AugmentConfig, *, count: int, seed: int, threads: int = 1) -> Columns:
+    """Draws the parameters of `count` slices; the number of threads changes nothing."""
+    pipeline = _draw_pipeline(
+        batch_size=count,
+        num_threads=threads,
+        device_id=None,
+        seed=seed,
+        prefetch_queue_depth=1,
+        config=config,
+    )
+    pipeline.build()
+    drawn = (np.array(batch.as_tensor()) for batch in pipeline.run())
+    return dict(zip(PARAMETER_TYPES, drawn, strict=True))
+
+
+@pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
+def _draw_pipeline(config: AugmentConfig) -> tuple[DataNode, ...]:
+    return in_order(draw(config))
 
 
 def draw(config: AugmentConfig) -> Parameters:

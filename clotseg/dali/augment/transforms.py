@@ -5,26 +5,40 @@ lacks, but for warp and elastic, which come after the flips. All channels of an 
 neighbours alike, share the parameters of the original's six; the mask gets flips, warp and elastic alone.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from nvidia.dali import fn, math, types
+from nvidia.dali.pipeline import do_not_convert
 
 from clotseg.config import AugmentConfig
 from clotseg.dali.augment.clahe import equalise
 from clotseg.dali.augment.noise import add_noise
-from clotseg.dali.augment.parameters import NO_WARP, DataNode, Parameters, beside
+from clotseg.dali.augment.parameters import (
+    NO_WARP,
+    PARAMETER_TYPES,
+    Columns,
+    DataNode,
+    Parameters,
+    beside,
+)
 from clotseg.dali.augment.sampler import LARGEST_GREY
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bounds:
-    """What must be known of slices and parameters when a graph is built.
+    """What must be known of slices and parameters when a graph is built; what is off everywhere is left out.
 
     Attributes:
         channels: C of every image.
         largest_side: no slice has more rows or columns.
-        clahe_clips: every clip limit lies between these two.
+        flips: whether some slice is mirrored.
+        grades: whether some slice's grey levels are changed.
+        blurs: whether some slice is filtered.
+        clahe_clips: every clip limit lies between these two; None is no CLAHE.
         warps: whether some slice is turned, scaled or moved.
         bends: whether some slice is bent along waves.
         shifts: whether some NCCT is moved.
@@ -34,20 +48,45 @@ class Bounds:
 
     channels: int
     largest_side: int
-    clahe_clips: tuple[float, float]
+    flips: bool = False
+    grades: bool = False
+    blurs: bool = False
+    clahe_clips: tuple[float, float] | None = None
     warps: bool = False
     bends: bool = False
     shifts: bool = False
     noises: bool = False
     drops: bool = False
 
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that such a graph makes use of."""
+        used = {
+            ("hflip", "vflip"): self.flips,
+            ("levels", "alpha", "beta", "gamma"): self.grades,
+            ("blur", "kernel"): self.blurs,
+            ("clahe_clip",): self.clahe_clips is not None,
+            ("warp",): self.warps,
+            ("elastic",): self.bends,
+            ("ncct_shift",): self.shifts,
+            ("noise_sd", "noise_factor", "noise_seed"): self.noises,
+            ("dropped",): self.drops,
+        }
+        return tuple(name for names, on in used.items() if on for name in names)
+
 
 def bounds_of(config: AugmentConfig, *, channels: int, largest_side: int) -> Bounds:
     """The bounds of what `draw` draws for slices of up to this side."""
+    if config.probability == 0:
+        return Bounds(channels=channels, largest_side=largest_side)
+    by_key = config.selection == "key8"
     return Bounds(
         channels=channels,
         largest_side=largest_side,
-        clahe_clips=config.clahe_limit,
+        flips=by_key or config.horizontal_flip + config.vertical_flip > 0,
+        grades=by_key or config.brightness_contrast + config.gamma > 0,
+        blurs=by_key or config.blur > 0,
+        clahe_clips=config.clahe_limit if by_key or config.clahe > 0 else None,
         warps=config.warp > 0,
         bends=config.elastic > 0,
         shifts=config.misregistration > 0,
@@ -56,28 +95,36 @@ def bounds_of(config: AugmentConfig, *, channels: int, largest_side: int) -> Bou
     )
 
 
+@do_not_convert  # type: ignore[untyped-decorator]
+def given(source: Callable[[int], Columns], bounds: Bounds) -> Parameters:
+    """Nodes for parameters from outside: `source` gives those of each batch by its number, from 0."""
+
+    def batch(number: int) -> tuple[NDArray[Any], ...]:
+        columns = source(number)
+        return tuple(columns[name] for name in bounds.parameters)
+
+    names = bounds.parameters
+    nodes = fn.external_source(source=batch, num_outputs=len(names)) if names else ()
+    return Parameters(**{**dict.fromkeys(PARAMETER_TYPES), **dict(zip(names, nodes, strict=True))})
+
+
 def transform(
     images: DataNode, masks: DataNode, parameters: Parameters, bounds: Bounds
 ) -> tuple[DataNode, DataNode]:
     """Applies parameters. Must be called under `pipeline_def(enable_conditionals=True)`."""
-    images = fn.flip(images, horizontal=parameters.hflip, vertical=parameters.vflip)
-    masks = fn.flip(masks, horizontal=parameters.hflip, vertical=parameters.vflip)
+    if bounds.flips:
+        images = fn.flip(images, horizontal=parameters.hflip, vertical=parameters.vflip)
+        masks = fn.flip(masks, horizontal=parameters.hflip, vertical=parameters.vflip)
     if bounds.warps:
         images, masks = _warp(images, masks, parameters.warp)
     if bounds.bends:
         images, masks = _bend(images, masks, parameters.elastic, bounds.largest_side)
-    if parameters.levels == 1:
+    if bounds.grades:
         images = _change_levels(images, parameters)
-    if parameters.blur == 1:
-        images = fn.filter(images, beside(images, parameters.kernel))
-    if parameters.clahe_clip > 0.0:
-        images = equalise(
-            images,
-            parameters.clahe_clip,
-            channels=bounds.channels,
-            largest_side=bounds.largest_side,
-            clips=bounds.clahe_clips,
-        )
+    if bounds.blurs:
+        images = _blur(images, parameters)
+    if bounds.clahe_clips is not None:
+        images = _equalise(images, parameters.clahe_clip, bounds, bounds.clahe_clips)
     if bounds.shifts:
         images = _move_ncct(images, parameters.ncct_shift, bounds.channels // 2)
     if bounds.noises:
@@ -85,6 +132,26 @@ def transform(
     if bounds.drops:
         images = _blacken(images, parameters.dropped, bounds.channels // 2)
     return images, masks
+
+
+def _blur(images: DataNode, parameters: Parameters) -> DataNode:
+    blurred = images
+    if parameters.blur == 1:
+        blurred = fn.filter(images, beside(images, parameters.kernel))
+    return blurred
+
+
+def _equalise(images: DataNode, clip: DataNode, bounds: Bounds, clips: tuple[float, float]) -> DataNode:
+    equalised = images
+    if clip > 0.0:
+        equalised = equalise(
+            images,
+            clip,
+            channels=bounds.channels,
+            largest_side=bounds.largest_side,
+            clips=clips,
+        )
+    return equalised
 
 
 def _warp(images: DataNode, masks: DataNode, matrix: DataNode) -> tuple[DataNode, DataNode]:
@@ -186,12 +253,16 @@ def _change_levels(images: DataNode, parameters: Parameters) -> DataNode:
     looked up: DALI has no table that differs by sample, but it can rearrange a sequence of 256 one-byte
     frames, with the pixels for the order.
     """
-    if images.device == "gpu":
-        return _levels(images, parameters)
-    every_level = types.Constant(np.arange(256, dtype=np.uint8).reshape(256, 1), device="cpu")
-    pixels = fn.cast(fn.reshape(images, shape=[-1], layout=""), dtype=types.INT32)
-    changed = fn.sequence_rearrange(_levels(every_level, parameters), new_order=pixels)
-    return fn.reshape(changed, shape=images.shape(), layout="HWC")
+    changed = images
+    if parameters.levels == 1:
+        if images.device == "gpu":
+            changed = _levels(images, parameters)
+        else:
+            every_level = types.Constant(np.arange(256, dtype=np.uint8).reshape(256, 1), device="cpu")
+            pixels = fn.cast(fn.reshape(images, shape=[-1], layout=""), dtype=types.INT32)
+            looked_up = fn.sequence_rearrange(_levels(every_level, parameters), new_order=pixels)
+            changed = fn.reshape(looked_up, shape=images.shape(), layout="HWC")
+    return changed
 
 
 def _levels(grey: DataNode, parameters: Parameters) -> DataNode:
