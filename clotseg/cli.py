@@ -102,6 +102,28 @@ LogAugment = Annotated[
     int | None,
     typer.Option(help="Write down how the first N samples of each epoch are augmented.", metavar="N"),
 ]
+Recipe = Annotated[
+    str | None, typer.Option(help="Settings to start from: default, or ct-clotseg.", metavar="NAME")
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(help="Go on with this run, on its own settings, to the very weights.", metavar="RUN"),
+]
+Fork = Annotated[
+    Path | None,
+    typer.Option(help="Begin a new run with the weights of this one, or checkpoint.", metavar="RUN"),
+]
+Precision = Annotated[
+    str | None, typer.Option(help="What the network computes in.", metavar="auto|float32|bfloat16")
+]
+Accumulate = Annotated[int | None, typer.Option(help="Batches a step of the optimiser.")]
+Xla = Annotated[bool | None, typer.Option(help="Compile the step with XLA; one device only.")]
+Deterministic = Annotated[
+    bool | None, typer.Option(help="The same weights from run to run, on a GPU too; slower.")
+]
+CheckpointMinutes = Annotated[
+    float | None, typer.Option(help="Keep the state this often within an epoch; 0 is never.")
+]
 SliceSwitch = Annotated[Switch, typer.Option("--slice", help=f"Shards: {SWITCH_HELP}")]
 
 
@@ -273,14 +295,22 @@ def train(
     context: typer.Context,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training cohort.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Slices a step, all devices together.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of Adam.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The highest.")] = None,
     train_samples: TrainSamples = None,
     size: Size = None,
     filters: Annotated[int | None, typer.Option(help="Filters at full resolution.")] = None,
     depth: Annotated[int | None, typer.Option(help="How often the U-Net halves its input.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order and augmentation.")] = None,
+    recipe: Recipe = None,
+    resume: Resume = None,
+    fork: Fork = None,
+    precision: Precision = None,
+    accumulate: Accumulate = None,
+    xla: Xla = None,
+    deterministic: Deterministic = None,
     gpus: Gpus = None,
     replicas: Replicas = None,
+    checkpoint_minutes: CheckpointMinutes = None,
     log_augment: LogAugment = None,
     source: Source = None,
     split: SplitSwitch = Switch.auto,
@@ -293,42 +323,66 @@ def train(
     print_config: PrintConfig = False,
 ) -> None:
     """Train the U-Net; what `prep` makes is made first where it is missing or outdated."""
-    config = _config(
-        context.obj,
-        {
-            "train.epochs": epochs,
-            "train.batch_size": batch_size,
-            "train.learning_rate": learning_rate,
-            "train.train_samples": train_samples,
-            "train.seed": seed,
-            "train.source": source,
-            "feed.size": size,
-            "network.filters": filters,
-            "network.depth": depth,
-            "runtime.gpus": gpus,
-            "runtime.replicas": replicas,
-            "runtime.log_augment": log_augment,
-            "runtime.workers": workers,
-            "runtime.dask": dask,
-        },
-        print_only=print_config,
-    )
+    flags = {
+        "train.recipe": recipe,
+        "train.epochs": epochs,
+        "train.batch_size": batch_size,
+        "train.accumulate": accumulate,
+        "train.learning_rate": learning_rate,
+        "train.train_samples": train_samples,
+        "train.seed": seed,
+        "train.source": source,
+        "train.precision": precision,
+        "train.xla": xla,
+        "train.deterministic": deterministic,
+        "feed.size": size,
+        "network.filters": filters,
+        "network.depth": depth,
+        "runtime.gpus": gpus,
+        "runtime.replicas": replicas,
+        "runtime.checkpoint_minutes": checkpoint_minutes,
+        "runtime.log_augment": log_augment,
+        "runtime.workers": workers,
+        "runtime.dask": dask,
+    }
+    project: Project = context.obj
+    config, run = _training_config(project, flags, resume, fork, print_only=print_config)
     from clotseg.console import open_progress
     from clotseg.dashboard import open_training_view
     from clotseg.prep.stages import run_prep
     from clotseg.prep.verify import require_whole, verify_project
     from clotseg.results import train_table
+    from clotseg.train.cluster import find_place
 
     progress = open_progress()
     offline = augment or (Switch.auto if config.train.source == "augmented" else Switch.off)
     switches: dict[str, Any] = {"split": split.value, "slicing": slicing.value, "augment": offline.value}
-    if set(switches.values()) != {"off"}:
-        run_prep(context.obj, config, progress, **switches)
+    # Several workers would prepare the same thing at once: they take what is there.
+    if set(switches.values()) != {"off"} and find_place() is None:
+        run_prep(project, config, progress, **switches)
     from clotseg.train.loop import train as run_training
 
-    require_whole(verify_project(context.obj, progress, level=verify.value, below=(context.obj.processed,)))
-    result = run_training(context.obj, config, open_training_view(progress))
-    _print(result, train_table, as_json=as_json)
+    require_whole(verify_project(project, progress, level=verify.value, below=(project.processed,)))
+    begin = None if fork is None else project.root / fork
+    result = run_training(project, config, open_training_view(progress), resume=run, fork=begin)
+    if result:
+        _print(result, train_table, as_json=as_json)
+
+
+def _training_config(
+    project: Project, flags: dict[str, Any], resume: Path | None, fork: Path | None, *, print_only: bool
+) -> tuple[Any, Any]:
+    """The settings of a training, and the run that it goes on with."""
+    if resume is None:
+        return _config(project, flags, print_only=print_only), None
+    from clotseg.errors import ConfigError
+    from clotseg.train.resume import find_run, resumed_config
+
+    if fork is not None:
+        raise ConfigError("goes on with a run, --fork begins another: give one of them", where="--resume")
+    run = find_run(project, project.root / resume)
+    config = resumed_config(project, run, flags)
+    return _shown(config, print_only=print_only), run
 
 
 @app.command()
@@ -407,9 +461,15 @@ def doctor(context: typer.Context) -> None:
 
 
 def _config(project: Project, flags: dict[str, Any], *, print_only: bool) -> Any:
-    from clotseg.config import load_config, to_toml
+    from clotseg.config import load_config
 
-    config = load_config(project.config_file, flags)
+    return _shown(load_config(project.config_file, flags), print_only=print_only)
+
+
+def _shown(config: Any, *, print_only: bool) -> Any:
+    """The settings; where they are to be printed, nothing comes after."""
+    from clotseg.config import to_toml
+
     if print_only:
         print(to_toml(config), end="")
         raise typer.Exit

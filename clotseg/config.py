@@ -8,14 +8,13 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from clotseg.errors import ConfigError
+from clotseg.recipes import DEFAULT_RECIPE, read_recipe
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -27,8 +26,6 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 WindowHU = tuple[Finite, Finite]
 Limits = tuple[Finite, Finite]
 
-
-DEFAULT_RECIPE = "default"
 
 KEY_SLOTS = 8
 SLOT_OF = {
@@ -294,28 +291,6 @@ def read_settings(file: Path) -> dict[str, Any]:
     settings = _read_toml(file)
     _refuse_unknown(settings, Config(), where=file)
     return settings
-
-
-def recipe_names() -> list[str]:
-    """The recipes that come with clotseg."""
-    return sorted(entry.name.removesuffix(".toml") for entry in _recipes().iterdir())
-
-
-def read_recipe(name: str) -> dict[str, Any]:
-    """The settings of a recipe, by section.
-
-    Raises:
-        ConfigError: there is no such recipe; those that there are, are named.
-    """
-    if name not in recipe_names():
-        raise ConfigError(
-            f"there is no recipe {name!r}", where="--recipe", fix=f"choose one of {', '.join(recipe_names())}"
-        )
-    return tomllib.loads((_recipes() / f"{name}.toml").read_text(encoding="utf-8"))
-
-
-def _recipes() -> Traversable:
-    return resources.files("clotseg") / "recipes"
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,12 +38,14 @@ class SlicedCohort:
         offsets: where each shard's records lie, int64 [records, 2] of (offset, size) in bytes.
         case_of: number of each record's case in `case_names`, int64 [records of the cohort].
         case_names: the cases, in order.
+        has_clot: whether each record holds clot, bool [records of the cohort]; None where that is not known.
     """
 
     shards: tuple[Path, ...]
     offsets: tuple[NDArray[np.int64], ...]
     case_of: NDArray[np.int64]
     case_names: tuple[str, ...]
+    has_clot: NDArray[np.bool_] | None = None
 
     @property
     def records(self) -> int:

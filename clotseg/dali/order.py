@@ -5,6 +5,7 @@ depend on how many replicas share them, every record's place is known, and a pas
 batch is not full, a record is repeated with weight 0.
 """
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,17 +35,52 @@ def plan_pass(cohort: "SlicedCohort", *, batch_size: int, replicas: int) -> Epoc
 
 
 def plan_training(
-    cohort: "SlicedCohort", *, samples: int, batch_size: int, replicas: int, seed: int, epoch: int
+    cohort: "SlicedCohort",
+    *,
+    samples: int,
+    batch_size: int,
+    replicas: int,
+    seed: int,
+    epoch: int,
+    clot_share: float = 0.0,
 ) -> EpochPlan:
     """`samples` slices in random order; each comes up once before any comes up again.
 
     Shards come in random order, and records in random order within their shard, so files are read one after
     the other however large the cohort is. The order depends on seed and epoch, not on the replicas.
+
+    Where less than `clot_share` of a global batch holds clot, the last of its slices without give way to
+    slices with, which come in an order of their own, each once before any again.
     """
     random = np.random.default_rng([seed, epoch])
     passes = -(-samples // cohort.records)
     order = np.concatenate([_shuffled(cohort, random) for _ in range(passes)])[:samples]
+    if clot_share and cohort.has_clot is not None and cohort.has_clot.any():
+        order = _with_clot(order, cohort.has_clot, batch_size, clot_share, random)
     return _plan(order, batch_size, replicas)
+
+
+def _with_clot(
+    order: NDArray[np.int64],
+    has_clot: NDArray[np.bool_],
+    batch_size: int,
+    share: float,
+    random: np.random.Generator,
+) -> NDArray[np.int64]:
+    order = order.copy()
+    giving_way = []
+    for start in range(0, len(order), batch_size):
+        free = start + np.flatnonzero(~has_clot[order[start : start + batch_size]])
+        size = min(batch_size, len(order) - start)
+        missing = math.ceil(share * size) - (size - len(free))
+        giving_way.append(free[len(free) - max(missing, 0) :])
+    places = np.concatenate(giving_way)
+    clots = np.flatnonzero(has_clot)
+    passes = -(-len(places) // len(clots))
+    order[places] = np.concatenate(
+        [np.zeros(0, np.int64), *(random.permutation(clots) for _ in range(passes))]
+    )[: len(places)]
+    return order
 
 
 def _shuffled(cohort: "SlicedCohort", random: np.random.Generator) -> NDArray[np.int64]:

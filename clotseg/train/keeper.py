@@ -1,4 +1,4 @@
-"""What a training leaves on disk: weights, states and history in; files that a kill or a full disk cannot harm.
+"""Keeping: weights, states and history in; files that neither a kill nor a full disk can harm out.
 
 A write that is refused is told, and made up for at the next chance: what is worth keeping stays in memory
 until then, and the last good files stay where they are.

@@ -301,7 +301,7 @@ class Training:
 
     def _validate(self, position: Position, stop: StopRequest) -> Position:
         """The position after an epoch, with its row."""
-        session, config = self._session, self._session.config.train
+        session = self._session
         started = time.perf_counter()
         val_dice = volume_dice(self._count_volumes(position, stop))
         row = EpochRow(

@@ -8,6 +8,7 @@ from clotseg.config import TrainConfig
 Optimizer = Any  # Keras ships no types
 Model = Any
 
+WARMUP_FROM = 0.01
 POLYNOMIAL_POWER = 0.9
 """As in nnU-Net (Isensee et al. 2021, Nature Methods 18, supplementary note 4)."""
 
@@ -15,20 +16,14 @@ POLYNOMIAL_POWER = 0.9
 def make_optimizer(config: TrainConfig, model: Model) -> Optimizer:
     """An optimiser for the network, with its variables made; call it within the strategy's scope.
 
-    AdamW decays kernels alone, apart from the gradient (Loshchilov & Hutter 2019, Decoupled Weight Decay
-    Regularization); SGD has Nesterov's momentum.
+    SGD has Nesterov's momentum. AdamW is Adam here: its decay is a part of the step.
     """
     import keras
 
-    if config.optimizer == "adamw":
-        optimizer = keras.optimizers.AdamW(config.learning_rate, weight_decay=config.weight_decay)
-        optimizer.exclude_from_weight_decay(
-            [weight for weight in model.trainable_variables if not weight.path.endswith("kernel")]
-        )
-    elif config.optimizer == "adam":
-        optimizer = keras.optimizers.Adam(config.learning_rate)
-    else:
+    if config.optimizer == "sgd":
         optimizer = keras.optimizers.SGD(config.learning_rate, momentum=config.momentum, nesterov=True)
+    else:
+        optimizer = keras.optimizers.Adam(config.learning_rate)
     optimizer.build(model.trainable_variables)
     return optimizer
 
@@ -36,10 +31,11 @@ def make_optimizer(config: TrainConfig, model: Model) -> Optimizer:
 def learning_rate(config: TrainConfig, epochs_done: float) -> float:
     """The learning rate of the step before which so many epochs are done, counted from 0, in fractions.
 
-    It rises in a straight line over `warmup_epochs`, and then follows the schedule over the epochs left.
+    It rises in a straight line over `warmup_epochs`, from a hundredth, and then follows the schedule over the
+    epochs left.
     """
     if epochs_done < config.warmup_epochs:
-        return config.learning_rate * epochs_done / config.warmup_epochs
+        return config.learning_rate * (WARMUP_FROM + (1 - WARMUP_FROM) * epochs_done / config.warmup_epochs)
     left = max(config.epochs - config.warmup_epochs, 1e-9)
     part = min((epochs_done - config.warmup_epochs) / left, 1.0)
     if config.schedule == "cosine":

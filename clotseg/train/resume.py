@@ -1,4 +1,4 @@
-"""Going on with a run, or beginning one from its weights: a run or checkpoint in; what has changed since out."""
+"""Going on with a run, or from its weights: a run in; its settings, or what has changed since, out."""
 
 from pathlib import Path
 from typing import Any

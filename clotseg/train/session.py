@@ -6,11 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clotseg.config import Config, NetworkConfig
+import numpy as np
+from numpy.typing import NDArray
+
+from clotseg.config import Config, NetworkConfig, SliceConfig
 from clotseg.dali.feed import FeedSettings, SlicedCohort, open_cohort, padded_size
 from clotseg.errors import ConfigError
 from clotseg.prep.cohorts import Cohorts, read_cohorts
 from clotseg.prep.offline import read_augmented
+from clotseg.prep.selection import slices_of_cohort
 from clotseg.prep.slices import channel_count
 from clotseg.prep.stages import read_sliced, sliced_config
 from clotseg.project import Project
@@ -52,13 +56,24 @@ def open_data(project: Project, config: Config) -> Data:
     folder, training = training_slices(project, config)
     # With the slice stage off these may be other than those asked for; the network must know what it was fed.
     config = replace(config, slice=sliced_config(validation))
+    opened = open_cohort(folder, training)
+    if config.train.source == "sliced":
+        opened = replace(opened, has_clot=_clots_of(opened, cohorts, config.slice))
     return Data(
         config=config,
         cohorts=cohorts,
-        training=open_cohort(folder, training),
+        training=opened,
         validation=open_cohort(project.sliced / "Validation", validation),
         key=training_key(config, training["key"]),
     )
+
+
+def _clots_of(training: SlicedCohort, cohorts: Cohorts, slicing: SliceConfig) -> NDArray[np.bool_]:
+    """Whether each record holds clot, from what was found in the masks when the cohorts were made."""
+    taken = slices_of_cohort(cohorts, "Training", slicing)
+    return np.concatenate(
+        [np.isin(taken[case], cohorts.clot_slices[case]) for case in training.case_names]
+    ).astype(bool)
 
 
 def training_slices(project: Project, config: Config) -> tuple[Path, dict[str, Any]]:

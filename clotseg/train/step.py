@@ -5,6 +5,7 @@ is local to a replica by choice: its batch statistics and its dropout.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,7 +69,7 @@ class TrainStep:
                 tf.Variable(tf.zeros(weight.shape), trainable=False)
                 for weight in (model.trainable_variables if config.accumulate > 1 else [])
             ]
-        compiled = tf.function(jit_compile=True if config.xla else None)
+        compiled = tf.function(autograph=False, jit_compile=True if config.xla else None)
         self._on_all = compiled(self._run)
 
     @property
@@ -121,7 +122,8 @@ class TrainStep:
 
         context = tf.distribute.get_replica_context()
         add_up = tf.distribute.ReduceOp.SUM
-        self._seed_dropout(number * context.num_replicas_in_sync + context.replica_id_in_sync_group)
+        replica = tf.cast(context.replica_id_in_sync_group, tf.int64)
+        self._seed_dropout(number * context.num_replicas_in_sync + replica)
         with tf.GradientTape() as tape:
             sums = batch_sums(self._model(images, training=True), masks, weights)
             sums = context.all_reduce(add_up, tf.concat([sums, [stop]], axis=0))
@@ -160,8 +162,11 @@ class TrainStep:
             for sofar, value in zip(self._gradients, gradients, strict=True):
                 update(sofar, lambda variable, new: variable.assign(new), args=(value,))
             return
-        weights = self._model.trainable_variables
-        self._optimizer.apply_gradients(zip(gradients, weights, strict=True))
+        optimizer, decayed = self._optimizer, self._config.optimizer == "adamw"
+        for weight, gradient in zip(self._model.trainable_variables, gradients, strict=True):
+            decay = self._config.weight_decay if decayed and weight.path.endswith("kernel") else 0.0
+            update(weight.value, partial(_apply, optimizer, decay), args=(gradient,), group=False)
+        optimizer.iterations.assign_add(1)
         for sofar in self._gradients:
             update(sofar, lambda variable: variable.assign(variable * 0))
         if self._averaged is not None:
@@ -184,6 +189,18 @@ class TrainStep:
                 lambda variable, new: variable.assign_sub(part * (variable - new)),
                 args=(weight.value,),
             )
+
+
+def _apply(optimizer: Any, decay: float, variable: Any, gradient: Tensor) -> None:
+    """Updates a weight on one device.
+
+    Keras's own `apply_gradients` would add up over the replicas what has been added up already. The decay is
+    that of AdamW (Loshchilov & Hutter 2019, Decoupled Weight Decay Regularization).
+    """
+    rate = optimizer.learning_rate.value
+    if decay:
+        variable.assign_sub(variable * (decay * rate))
+    optimizer.update_step(gradient, variable, rate)
 
 
 CountStep = Callable[[Sequence[ReplicaBatch]], NDArray[np.int64]]

@@ -26,14 +26,16 @@ from clotseg.errors import ConfigError, CorruptArtifactError
 from clotseg.prep.cohorts import read_cohorts
 from clotseg.prep.stages import run_prep
 from clotseg.project import Project, Run
-from clotseg.train.checkpoint import load_checkpoint
-from clotseg.train.loop import input_size, learning_rate, train, train_or_reuse, volume_dice
+from clotseg.train.checkpoint import find_checkpoint, load_checkpoint
+from clotseg.train.loop import train, train_or_reuse, volume_dice
+from clotseg.train.optimizer import learning_rate
+from clotseg.train.session import input_size
 
 SETTINGS = Config(
     feed=FeedConfig(size=32),
     augment=AugmentConfig(probability=0.5),
     network=NetworkConfig(filters=4, depth=2, initial_probability=0.5),
-    train=TrainConfig(epochs=2, batch_size=5, learning_rate=1e-3, seed=5),
+    train=TrainConfig(epochs=2, batch_size=5, learning_rate=1e-3, seed=5, schedule="constant", warmup_epochs=0),
     runtime=RuntimeConfig(gpus=0),
 )
 
@@ -97,10 +99,12 @@ def test_a_run_leaves_its_weights_its_history_and_its_records(
     run = run_of(trained)
     found = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
     weights = {name for name in found if name.endswith(".weights.h5")}
-    assert {Path(name).parent.name for name in weights} == {"Best_Model", "Checkpoint_Files"}
+    last_two = ["Checkpoint_Files/epoch-0001-step-000000", "Checkpoint_Files/epoch-0002-step-000000"]
+    assert {Path(name).parent.as_posix() for name in weights} == {"Best_Model", *last_two}
     assert found - weights == {
         "Best_Model/network.json",
-        "Checkpoint_Files/network.json",
+        *(f"{folder}/{name}" for folder in last_two for name in ("network.json", "state.npz", "training.json")),
+        "Relevant_Files/.lock",
         "Relevant_Files/clotseg.toml",
         "Relevant_Files/environment.json",
         "Relevant_Files/history.csv",
@@ -129,10 +133,10 @@ def test_the_history_has_a_line_an_epoch_with_possible_values(
     rows = history_of(run_of(trained))
     assert [row["epoch"] for row in rows] == [1, 2]
     for row in rows:
-        assert 0 < row["loss"] < 1
+        assert 0 < row["loss"] < 3
         assert 0 <= row["val_dice"] <= 1
         assert 0 <= row["waiting"] <= 1
-        assert row["learning_rate"] == 1e-3
+        assert row["learning_rate"] == pytest.approx(1e-3)
         assert row["seconds"] > 0
         assert 36 / row["slices_per_s"] <= row["seconds"]
 
@@ -143,7 +147,7 @@ def test_best_model_is_the_epoch_of_the_best_dice_and_checkpoint_files_the_last(
 ) -> None:
     run = run_of(trained)
     dice = [row["val_dice"] for row in history_of(run)]
-    assert load_checkpoint(run.checkpoints)[1].epoch == 2
+    assert load_checkpoint(find_checkpoint(run.checkpoints))[1].epoch == 2
     best = load_checkpoint(run.best)[1]
     assert (best.epoch, best.val_dice) == (1 + int(np.argmax(dice)), max(dice))
     assert (best.size, best.network) == (32, SETTINGS.network)
@@ -184,7 +188,7 @@ def test_validation_counts_every_slice_of_whole_volumes_exactly_once(
 ) -> None:
     project, run = trained[0], run_of(trained)
     names = json.loads((run.relevant / "split.json").read_text())["cohorts"]["Validation"]
-    for folder in (run.best, run.checkpoints):
+    for folder in (run.best, find_checkpoint(run.checkpoints)):
         model, said = load_checkpoint(folder)
         assert said.val_dice == pytest.approx(dice_by_hand(project, model, names), abs=1e-6)
     slices = sum(np.load(project.masks / f"{name}_seg_corrected_binary.npy").shape[2] for name in names)
@@ -236,11 +240,22 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit_and_another_gives_othe
 def test_the_cosine_schedule_is_that_of_keras() -> None:
     import keras
 
-    config = TrainConfig(epochs=20, learning_rate=2e-3, schedule="cosine")
-    oracle = keras.optimizers.schedules.CosineDecay(2e-3, decay_steps=20)
-    ours = [learning_rate(config, epoch) for epoch in range(1, 21)]
+    config = TrainConfig(epochs=20, learning_rate=2e-3, schedule="cosine", warmup_epochs=4)
+    oracle = keras.optimizers.schedules.CosineDecay(
+        2e-5, decay_steps=16, warmup_target=2e-3, warmup_steps=4
+    )
+    ours = [learning_rate(config, epochs_done) for epochs_done in range(20)]
     np.testing.assert_allclose(ours, [float(oracle(step)) for step in range(20)], rtol=1e-5)
-    assert {learning_rate(replace(config, schedule="constant"), epoch) for epoch in range(1, 21)} == {2e-3}
+
+
+def test_the_polynomial_schedule_is_that_of_keras_and_the_constant_one_stays() -> None:
+    import keras
+
+    config = TrainConfig(epochs=20, learning_rate=2e-3, schedule="polynomial", warmup_epochs=0)
+    oracle = keras.optimizers.schedules.PolynomialDecay(2e-3, 20, end_learning_rate=0.0, power=0.9)
+    ours = [learning_rate(config, part / 2) for part in range(40)]
+    np.testing.assert_allclose(ours, [float(oracle(part / 2)) for part in range(40)], rtol=1e-5)
+    assert {learning_rate(replace(config, schedule="constant"), epoch) for epoch in range(20)} == {2e-3}
 
 
 @pytest.mark.slow
@@ -248,23 +263,15 @@ def test_training_follows_the_schedule(trained: tuple[Project, dict[str, Any]], 
     project = copy_of(trained[0], tmp_path / "project")
     cosine = replace(SETTINGS, train=replace(SETTINGS.train, schedule="cosine"))
     result = train(project, cosine, PlainTrainingView())
-    steady, falling = (history_of(Run(project.root / run["run"])) for run in (trained[1], result))
-    assert [row["learning_rate"] for row in falling] == [1e-3, 5e-4]
-    assert falling[0]["loss"] == steady[0]["loss"], "the first epoch has the full rate"
+    falling = history_of(Run(project.root / result["run"]))
+    # Of the last of 7 batches of each epoch, along half a cosine over 14.
+    expected = [1e-3 * (1 + np.cos(np.pi * batches / 14)) / 2 for batches in (6, 13)]
+    assert [row["learning_rate"] for row in falling] == pytest.approx(expected, rel=1e-5)
     last = Run(project.root / result["run"]).checkpoints, Run(project.root / trained[1]["run"]).checkpoints
-    falling_weights, steady_weights = (load_checkpoint(folder)[0].get_weights() for folder in last)
+    falling_weights, steady_weights = (
+        load_checkpoint(find_checkpoint(folder))[0].get_weights() for folder in last
+    )
     assert any((one != other).any() for one, other in zip(falling_weights, steady_weights, strict=True))
-
-
-@pytest.mark.slow
-def test_a_run_that_did_not_finish_is_not_reused(
-    trained: tuple[Project, dict[str, Any]], tmp_path: Path
-) -> None:
-    project = copy_of(trained[0], tmp_path / "project")
-    record = Run(project.root / trained[1]["run"]).record
-    record.write_text(json.dumps({**json.loads(record.read_text()), "state": "stopped"}))
-    result = train_or_reuse(project, SETTINGS, PlainProgress(), PlainTrainingView())
-    assert result["run"] != trained[1]["run"]
 
 
 @pytest.mark.slow
@@ -276,8 +283,7 @@ def test_on_an_easy_cohort_the_loss_falls_and_validation_dice_rises(
     result = train(project, longer, PlainTrainingView())
     rows = history_of(Run(project.root / result["run"]))
     assert np.mean([row["loss"] for row in rows[-5:]]) < rows[0]["loss"] - 0.5
-    assert result["val_dice"] > rows[0]["val_dice"] + 0.3
-    assert result["val_dice"] > 0.7
+    assert result["val_dice"] > 0.9
 
 
 def test_train_samples_decides_how_many_slices_an_epoch_has(sliced_project: Project, tmp_path: Path) -> None:
