@@ -7,6 +7,7 @@ decides the artifact's bytes.
 """
 
 import ctypes
+import fcntl
 import hashlib
 import json
 import os
@@ -25,6 +26,10 @@ from clotseg.errors import CorruptArtifactError, DataError, EnvironmentProblem
 MANIFEST = "manifest.json"
 FORMAT = 1
 SEAL = "seal"
+LOCK = ".lock"
+LOOK_S = 0.2
+"""Longer than anybody looks at a lock without wanting it."""
+
 MAKE_AGAIN = "make it again: `clotseg prep --split force`, `clotseg prep --slice force` or `clotseg test`"
 
 
@@ -267,12 +272,12 @@ def project_lock(folder: Path) -> Iterator[str | None]:
     Raises:
         EnvironmentProblem: another process holds it, who is named; or the folder cannot be written to.
     """
-    file = folder / ".lock"
+    file = folder / LOCK
     lock = FileLock(file)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=LOOK_S, poll_interval=LOOK_S / 10)
         except Timeout as error:
             raise EnvironmentProblem(
                 f"another clotseg, {_holder(file) or 'an unknown process'}, is writing here",
@@ -286,6 +291,25 @@ def project_lock(folder: Path) -> Iterator[str | None]:
     finally:
         _note_holder(file, "")
         lock.release()
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a living process holds the `project_lock` of a folder; it does not notice, and nothing is made.
+
+    A folder that cannot be read, or has never been locked, is not locked.
+    """
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        # Others may look at the same time. Who locks waits for as long as that takes.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _holder(file: Path) -> str | None:

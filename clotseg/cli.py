@@ -386,6 +386,15 @@ def _training_config(
 
 
 @app.command()
+def runs(context: typer.Context, as_json: Json = False) -> None:
+    """List the runs: how far each is, its best validation Dice, and whether it runs, finished or stopped."""
+    from clotseg.results import runs_table
+    from clotseg.train.runs import list_runs
+
+    _print(list_runs(context.obj), runs_table, as_json=as_json)
+
+
+@app.command()
 def test(
     context: typer.Context,
     ckpt: Annotated[

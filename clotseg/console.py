@@ -3,6 +3,8 @@
 stdout is left to results. Nothing here decides anything: a command runs the same with either progress.
 """
 
+import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -41,13 +43,13 @@ def open_progress() -> Progress:
 
 
 def plain_line(**facts: object) -> str:
-    """`key=value` pairs on one line; text with spaces is quoted, floats are short."""
+    """`key=value` pairs on one line; text with spaces is quoted as JSON quotes it, floats are short."""
     return " ".join(f"{key}={_plain_value(value)}" for key, value in facts.items())
 
 
 def _plain_value(value: object) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return f'"{text}"' if " " in text or not text else text
+    return text if re.fullmatch(r"[^\s\"]+", text) else json.dumps(text, ensure_ascii=False)
 
 
 class PlainProgress:

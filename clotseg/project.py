@@ -106,6 +106,16 @@ class Run:
         return self.relevant / "augmentations.jsonl"
 
     @property
+    def tensorboard(self) -> Path:
+        """Events for TensorBoard: the history, and validation slices with truth and prediction."""
+        return self.folder / "TensorBoard"
+
+    @property
+    def settings(self) -> Path:
+        """All settings of the run."""
+        return self.relevant / "clotseg.toml"
+
+    @property
     def record(self) -> Path:
         """Configuration, keys and outcome of the run; its `state` tells whether the run finished."""
         return self.relevant / "run.json"

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,32 @@ def train_table(result: dict[str, Any]) -> RenderableType:
             "validation Dice": f"{result['val_dice']:.3f}",
         }
     )
+
+
+def runs_table(result: dict[str, Any]) -> RenderableType:
+    """What `list_runs` returned; why a run did not finish stands below, so that the table stays narrow."""
+    if not result["runs"]:
+        return Text("no run yet: `clotseg train` makes one")
+    table = _table("run", "state", "epochs", "best Dice", "at epoch", "time")
+    reasons = []
+    for run in result["runs"]:
+        name = Path(run["run"]).name
+        done, planned = _or_dash(run["epochs"]), _or_dash(run["epochs_planned"])
+        table.add_row(
+            name,
+            run["state"],
+            f"{done}/{planned}",
+            _or_dash(run["best_dice"], "{:.3f}"),
+            _or_dash(run["best_epoch"]),
+            "–" if run["seconds"] is None else str(timedelta(seconds=round(run["seconds"]))),
+        )
+        if run["reason"]:
+            reasons.append(Text(f"{name} {run['state']}: {run['reason']}", overflow="fold"))
+    return Group(table, *reasons)
+
+
+def _or_dash(value: object, pattern: str = "{}") -> str:
+    return "–" if value is None else pattern.format(value)
 
 
 def test_table(result: dict[str, Any]) -> RenderableType:

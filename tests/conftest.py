@@ -99,6 +99,24 @@ def start_python(program: str, *arguments: object) -> subprocess.Popen[str]:
     )
 
 
+HOLD_LOCK = """
+import sys
+from pathlib import Path
+from clotseg.artifact import project_lock
+with project_lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def start_lock_holder(folder: Path) -> subprocess.Popen[str]:
+    """Starts a process that holds the lock of a folder until its input ends."""
+    holder = start_python(HOLD_LOCK, folder)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    return holder
+
+
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
     """The operating system refuses to let any file of this process grow beyond `size` bytes."""

@@ -16,7 +16,7 @@ from clotseg.config import Config, load_config
 from clotseg.project import Project
 from tests.conftest import clotseg_command, run_clotseg, start_python, write_cohort
 
-COMMANDS = ("demo", "phantom", "prep", "train", "test", "verify", "doctor")
+COMMANDS = ("demo", "phantom", "prep", "train", "runs", "test", "verify", "doctor")
 TINY = ("--epochs", 1, "--filters", 4, "--depth", 2, "--batch-size", 8, "--size", "auto", "--gpus", 0)
 
 
@@ -69,7 +69,7 @@ def test_each_command_explains_itself(command: str) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--help",), ("train", "--help"), ("train",), ("prep", "--seed", "first"), ("test",)],
+    [("--help",), ("train", "--help"), ("train",), ("prep", "--seed", "first"), ("test",), ("runs",)],
     ids=str,
 )
 def test_help_and_errors_do_not_wait_for_tensorflow(tmp_path: Path, arguments: tuple[str, ...]) -> None:

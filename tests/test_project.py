@@ -35,6 +35,8 @@ def test_a_project_lays_its_files_out_as_documented(place, relative):
         ("relevant", "Relevant_Files"),
         ("history", "Relevant_Files/history.csv"),
         ("record", "Relevant_Files/run.json"),
+        ("settings", "Relevant_Files/clotseg.toml"),
+        ("tensorboard", "TensorBoard"),
     ],
 )
 def test_a_run_lays_its_files_out_as_documented(place, relative):

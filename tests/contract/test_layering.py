@@ -13,7 +13,7 @@ import clotseg
 ROOT = Path(clotseg.__file__).parent
 HEAVY = ("tensorflow", "keras", "nvidia", "matplotlib", "albumentations", "scipy", "nibabel")
 
-SHARED = ("errors", "config", "project", "artifact", "quiet", "console", "dashboard")
+SHARED = ("errors", "config", "project", "artifact", "quiet", "console", "telemetry", "dashboard")
 """What every package may use, each only from those before it."""
 
 STORY = ("prep", "dali", "train", "evaluate")
