@@ -394,6 +394,24 @@ def runs(context: typer.Context, as_json: Json = False) -> None:
     _print(list_runs(context.obj), runs_table, as_json=as_json)
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def launch(
+    context: typer.Context,
+    workers: Annotated[int, typer.Option("--workers", help="How many local processes.", min=1)] = 2,
+) -> None:
+    """Train in several local processes, to try what several machines do: `launch --workers 2 train …`."""
+    from clotseg.errors import ConfigError
+    from clotseg.train.launch import launch as run_workers
+
+    if not context.args or context.args[0] != "train":
+        raise ConfigError(
+            "starts trainings", where="launch", fix="write `clotseg launch --workers 2 train …`"
+        )
+    project: Project = context.obj
+    command = [sys.executable, "-m", "clotseg", "-C", str(project.root), *context.args]
+    raise typer.Exit(run_workers(command, workers))
+
+
 @app.command()
 def test(
     context: typer.Context,

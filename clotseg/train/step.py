@@ -245,7 +245,9 @@ def sum_over_workers(devices: Devices, counts: NDArray[np.int64]) -> NDArray[np.
         return counts
 
     def on_replica(part: Tensor) -> Tensor:
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, part)
+        # Copied, as an argument has no device, and several workers could not add that up.
+        context = tf.distribute.get_replica_context()
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(part))
 
     @tf.function  # type: ignore[untyped-decorator]
     def on_all(parts: Tensor) -> Tensor:
@@ -261,7 +263,8 @@ def sum_over_workers(devices: Devices, counts: NDArray[np.int64]) -> NDArray[np.
 def _values(variables: Sequence[Any]) -> list[Tensor]:
     import tensorflow as tf
 
-    return [tf.convert_to_tensor(variable.value) for variable in variables]
+    # Copied, since what is read from a variable has no device, and several workers cannot add that up.
+    return [tf.identity(tf.convert_to_tensor(variable.value)) for variable in variables]
 
 
 def _distributed(devices: Devices, tensors: Sequence[Tensor]) -> Any:

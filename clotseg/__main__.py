@@ -1,0 +1,5 @@
+"""`python -m clotseg` is `clotseg`."""
+
+from clotseg.cli import main
+
+main()
