@@ -28,14 +28,14 @@ def refused(file, flags=None):
     return caught.value
 
 
-def test_without_a_file_the_published_settings_are_in_force(tmp_path):
+def test_without_a_file_the_default_settings_are_in_force(tmp_path):
     config = load_config(tmp_path / "clotseg.toml")
     assert (config.split.train_perc, config.split.val_perc, config.split.seed) == (0.6, 0.2, 1)
     assert (config.slice.cta_window_hu, config.slice.ncct_window_hu) == ((-50, 450), (0, 100))
     assert config.feed.size == 256
     assert (config.augment.probability, config.augment.gamma_limit) == (0.8, (0.8, 1.2))
     assert (config.network.filters, config.network.depth, config.network.dropout) == (32, 4, 0.1)
-    assert (config.train.batch_size, config.train.learning_rate, config.train.epochs) == (20, 5e-4, 100)
+    assert (config.train.batch_size, config.train.learning_rate, config.train.epochs) == (20, 1e-3, 100)
     assert config.train.dice_smooth == 1
     assert config.test.threshold == 0.5
 
@@ -44,7 +44,7 @@ def test_the_file_overrides_defaults_and_flags_override_the_file(toml):
     file = toml("[train]\nepochs = 7\nbatch_size = 4\n")
     config = load_config(file, {"train.epochs": 3, "split.seed": 9})
     assert (config.train.epochs, config.train.batch_size, config.split.seed) == (3, 4, 9)
-    assert config.train.learning_rate == 5e-4
+    assert config.train.learning_rate == 1e-3
 
 
 def test_a_flag_that_was_not_given_leaves_the_file_in_force(toml):

@@ -36,7 +36,7 @@ def launch(command: Sequence[str], workers: int) -> int:
     Returns:
         The exit code: 0, or that of the first process that failed, as a shell gives it.
     """
-    addresses = [f"localhost:{port}" for port in _free_ports(workers)]
+    addresses = [f"localhost:{port}" for port in free_ports(workers)]
     with ExitStack() as stack:
         logs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(workers)]
         processes = [
@@ -75,7 +75,7 @@ def tf_config(addresses: Sequence[str], worker: int) -> str:
     return json.dumps({"cluster": {"worker": list(addresses)}, "task": {"type": "worker", "index": worker}})
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that nothing listens on just now."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(closing(socket.socket())) for _ in range(count)]

@@ -95,7 +95,7 @@ def read_state(folder: Path, variables: Sequence[Variable]) -> Position:
     try:
         with np.load(file, allow_pickle=False) as kept:
             values = [kept[name] for name in sorted(kept.files)]
-    except (OSError, ValueError, zipfile.BadZipFile, KeyError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
         raise CorruptArtifactError(f"is no state ({error})", where=file, fix=BEFORE_THIS) from error
     here = [(tuple(variable.shape), variable.numpy().dtype) for variable in variables]
     if [(value.shape, value.dtype) for value in values] != here:

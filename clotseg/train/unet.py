@@ -74,9 +74,8 @@ def _centre(features: Tensor, filters: int, config: NetworkConfig) -> Tensor:
 def _convolution(filters: int, kernel: int, config: NetworkConfig, **options: Any) -> Any:
     import keras
 
-    return keras.layers.Conv2D(
-        filters, kernel, padding="same", kernel_regularizer=keras.regularizers.L2(config.l2), **options
-    )
+    decay = keras.regularizers.L2(config.l2) if config.l2 else None
+    return keras.layers.Conv2D(filters, kernel, padding="same", kernel_regularizer=decay, **options)
 
 
 def _batch_norm(config: NetworkConfig) -> Any:

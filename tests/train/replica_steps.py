@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 
 from clotseg.config import NetworkConfig, RuntimeConfig, TrainConfig
 from clotseg.dali.feed import ReplicaBatch
-from clotseg.train.devices import open_devices
-from clotseg.train.step import make_count_step, make_train_step
+from clotseg.train.devices import Devices, open_devices
+from clotseg.train.step import StepResult, TrainStep, make_count_step
 from clotseg.train.unet import build_unet
 from tests.train.conftest import SIZE, random_slices
 
 SLICES = 4
 WEIGHTS = np.float32([1, 1, 1, 0])
 THRESHOLD = 0.5
+PLAIN = TrainConfig(optimizer="sgd", loss="dice", clip_norm=0, ema_decay=0)
+"""Steps of plain descent on soft Dice alone."""
 
 
 def masks() -> NDArray[np.float32]:
@@ -51,12 +53,13 @@ def batches(replicas: int, slices: NDArray[np.float32]) -> list[ReplicaBatch]:
     ]
 
 
-def observe(strategy: Any, replicas: int) -> dict[str, NDArray[Any]]:
+def observe(devices: Devices) -> dict[str, NDArray[Any]]:
     """Loss and weights of one step without dropout, and counts with the probabilities they come from."""
     import keras
 
+    replicas = devices.replicas
     keras.utils.set_random_seed(3)
-    with strategy.scope():
+    with devices.strategy.scope():
         model = build_unet(
             NetworkConfig(initial_probability=0.5, filters=4, depth=2, dropout=0), size=SIZE, channels=2
         )
@@ -64,13 +67,14 @@ def observe(strategy: Any, replicas: int) -> dict[str, NDArray[Any]]:
         optimizer = keras.optimizers.SGD(0.5)
         optimizer.build(model.trainable_variables)
     different = images(twins=False)
-    counts = make_count_step(strategy, model, THRESHOLD)(batches(replicas, different))
+    counts = make_count_step(devices, model, THRESHOLD)(batches(replicas, different))
     probability = np.concatenate(
         [np.asarray(model(part, training=False)) for part in np.split(different, replicas)]
     )
     before = [np.array(weight) for weight in model.get_weights()]
-    step = make_train_step(strategy, model, optimizer, TrainConfig())
-    loss = step(batches(replicas, images(twins=True)), WEIGHTS.reshape(replicas, -1))
+    step = TrainStep(devices, model, None, optimizer, PLAIN)
+    told = step(batches(replicas, images(twins=True)), WEIGHTS.reshape(replicas, -1), number=0)
+    loss = StepResult.of(told).loss
     after = {f"after-{number:03d}": np.array(weight) for number, weight in enumerate(model.get_weights())}
     moved = max(np.abs(after[f"after-{n:03d}"] - weight).max() for n, weight in enumerate(before))
     return {
@@ -85,4 +89,4 @@ def observe(strategy: Any, replicas: int) -> dict[str, NDArray[Any]]:
 if __name__ == "__main__":
     devices = open_devices(RuntimeConfig(gpus=0, replicas=int(sys.argv[1])))
     facts = {"devices": np.asarray(str(devices)), "replicas": np.asarray(devices.replicas)}
-    np.savez(sys.argv[2], **facts, **observe(devices.strategy, devices.replicas))
+    np.savez(sys.argv[2], **facts, **observe(devices))

@@ -35,7 +35,9 @@ SETTINGS = Config(
     feed=FeedConfig(size=32),
     augment=AugmentConfig(probability=0.5),
     network=NetworkConfig(filters=4, depth=2, initial_probability=0.5),
-    train=TrainConfig(epochs=2, batch_size=5, learning_rate=1e-3, seed=5, schedule="constant", warmup_epochs=0),
+    train=TrainConfig(
+        epochs=2, batch_size=5, learning_rate=1e-3, seed=5, schedule="constant", warmup_epochs=0
+    ),
     runtime=RuntimeConfig(gpus=0),
 )
 
@@ -103,7 +105,11 @@ def test_a_run_leaves_its_weights_its_history_and_its_records(
     assert {Path(name).parent.as_posix() for name in weights} == {"Best_Model", *last_two}
     assert found - weights == {
         "Best_Model/network.json",
-        *(f"{folder}/{name}" for folder in last_two for name in ("network.json", "state.npz", "training.json")),
+        *(
+            f"{folder}/{name}"
+            for folder in last_two
+            for name in ("network.json", "state.npz", "training.json")
+        ),
         "Relevant_Files/.lock",
         "Relevant_Files/clotseg.toml",
         "Relevant_Files/environment.json",
@@ -241,9 +247,7 @@ def test_the_cosine_schedule_is_that_of_keras() -> None:
     import keras
 
     config = TrainConfig(epochs=20, learning_rate=2e-3, schedule="cosine", warmup_epochs=4)
-    oracle = keras.optimizers.schedules.CosineDecay(
-        2e-5, decay_steps=16, warmup_target=2e-3, warmup_steps=4
-    )
+    oracle = keras.optimizers.schedules.CosineDecay(2e-5, decay_steps=16, warmup_target=2e-3, warmup_steps=4)
     ours = [learning_rate(config, epochs_done) for epochs_done in range(20)]
     np.testing.assert_allclose(ours, [float(oracle(step)) for step in range(20)], rtol=1e-5)
 

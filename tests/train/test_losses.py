@@ -1,4 +1,4 @@
-"""Soft Dice, held against sums made with NumPy."""
+"""Soft Dice and cross-entropy, held against sums made with NumPy and against Keras."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from clotseg.config import TrainConfig
 from clotseg.train.devices import Devices
-from clotseg.train.losses import dice_sums, soft_dice_loss
+from clotseg.train.losses import batch_sums, loss_of
 
 Floats = NDArray[np.float32]
 
@@ -18,7 +19,8 @@ def _cpu(one_cpu: Devices) -> None:
 
 
 def loss(probability: Floats, masks: Floats, weights: list[float], smooth: float = 1.0) -> float:
-    return float(soft_dice_loss(dice_sums(probability, masks, np.float32(weights)), smooth))
+    config = TrainConfig(loss="dice", dice_smooth=smooth)
+    return float(loss_of(batch_sums(probability, masks, np.float32(weights)), config))
 
 
 def batch(count: int, seed: int = 0) -> tuple[Floats, Floats]:
@@ -31,7 +33,8 @@ def test_two_pixels_by_hand() -> None:
     probability = np.float32([0.5, 0.25]).reshape(1, 1, 2, 1)
     masks = np.float32([1, 0]).reshape(1, 1, 2, 1)
     # overlap 0.5, total 0.75 + 1
-    np.testing.assert_array_equal(dice_sums(probability, masks, np.float32([1])), np.float32([0.5, 1.75]))
+    sums = batch_sums(probability, masks, np.float32([1])).numpy()
+    np.testing.assert_allclose(sums, [0.5, 1.75, -np.log(0.5) - np.log(0.75), 2], rtol=1e-6)
     assert loss(probability, masks, [1], smooth=1) == pytest.approx(1 - (1 + 1) / (1.75 + 1))
     assert loss(probability, masks, [1], smooth=0.25) == pytest.approx(1 - 1.25 / 2)
 
@@ -67,5 +70,27 @@ def test_a_repeat_of_weight_0_has_no_effect() -> None:
 def test_sums_of_the_parts_add_up_to_the_sums_of_the_whole() -> None:
     probability, masks = batch(4)
     weights = np.float32([1, 1, 1, 0])
-    parts = [dice_sums(probability[part], masks[part], weights[part]) for part in (slice(2), slice(2, 4))]
-    np.testing.assert_allclose(parts[0] + parts[1], dice_sums(probability, masks, weights), rtol=1e-6)
+    parts = [batch_sums(probability[part], masks[part], weights[part]) for part in (slice(2), slice(2, 4))]
+    np.testing.assert_allclose(parts[0] + parts[1], batch_sums(probability, masks, weights), rtol=1e-6)
+
+
+def test_cross_entropy_is_that_of_keras_added_to_dice() -> None:
+    import keras
+
+    probability, masks = batch(3)
+    sums = batch_sums(probability, masks, np.float32([1, 1, 1]))
+    both = float(loss_of(sums, TrainConfig(loss="dice_cross_entropy")))
+    entropy = float(keras.losses.BinaryCrossentropy()(masks, probability))
+    assert both == pytest.approx(loss(probability, masks, [1, 1, 1]) + entropy, rel=1e-5)
+
+
+@pytest.mark.parametrize("certain", [0.0, 1.0])
+def test_certainty_that_is_wrong_costs_much_but_stays_finite(certain: float) -> None:
+    probability = np.full((1, 4, 4, 1), certain, np.float32)
+    sums = batch_sums(probability, 1 - probability, np.float32([1]))
+    assert 10 < float(loss_of(sums, TrainConfig())) < 20
+
+
+def test_with_no_slice_that_counts_the_loss_is_0() -> None:
+    probability, masks = batch(2)
+    assert float(loss_of(batch_sums(probability, masks, np.float32([0, 0])), TrainConfig())) == 0

@@ -1,6 +1,7 @@
 """A run's records: how it went, on what, and how it ended."""
 
 import json
+import signal
 import tomllib
 from dataclasses import replace
 from datetime import datetime
@@ -19,17 +20,19 @@ from clotseg.config import (
     TrainConfig,
     load_config,
 )
-from clotseg.errors import CorruptArtifactError
+from clotseg.errors import CorruptArtifactError, DataError, EnvironmentProblem, Interrupted
 from clotseg.project import Project, Run
 from clotseg.train import records
 from clotseg.train.records import (
     EpochRow,
-    append_history,
     open_run,
     read_history,
     read_record,
+    reopen_run,
     runs,
     training_key,
+    trim_augmentations,
+    write_history,
 )
 
 ROW = EpochRow(
@@ -54,8 +57,7 @@ def test_the_history_comes_back_line_by_line(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.relevant.mkdir()
     assert read_history(run) == []
-    for row in (ROW, replace(ROW, epoch=2, loss=0.1 + 0.2)):
-        append_history(run, row)
+    write_history(run, [ROW, replace(ROW, epoch=2, loss=0.1 + 0.2)])
     lines = run.history.read_text().splitlines()
     assert lines[0] == "epoch,loss,val_dice,learning_rate,seconds,slices_per_s,waiting"
     assert lines[1] == "1,0.75,0.125,0.0005,2.5,20.0,0.25"
@@ -81,13 +83,47 @@ def test_a_run_is_running_and_then_finished(project: Project) -> None:
     assert datetime.fromisoformat(record["started"]) <= datetime.fromisoformat(record["ended"])
 
 
-@pytest.mark.parametrize("error", [ValueError("the disk is full"), KeyboardInterrupt("the disk is full")])
-def test_a_run_that_breaks_off_is_stopped_with_the_reason(project: Project, error: BaseException) -> None:
-    with pytest.raises(type(error), match="the disk is full"), opened(project) as run:
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (ValueError("no more"), "failed"),
+        (DataError("no more"), "failed"),
+        (KeyboardInterrupt("no more"), "stopped"),
+        (Interrupted(signal.SIGTERM), "stopped"),
+    ],
+    ids=["error", "clotseg's", "interrupt", "signal"],
+)
+def test_a_run_that_breaks_off_says_how_and_why(project: Project, error: BaseException, state: str) -> None:
+    with pytest.raises(type(error)), opened(project) as run:
         raise error
     record = read_record(run)
-    assert (record["state"], record["reason"]) == ("stopped", "the disk is full")
-    assert "ended" not in record
+    assert (record["state"], record["reason"]) == (state, str(error))
+
+
+def test_a_run_that_is_gone_on_with_keeps_its_beginning(project: Project) -> None:
+    with pytest.raises(ValueError, match="once"), opened(project) as run:
+        raise ValueError("once")
+    begun = read_record(run)
+    with reopen_run(run, "2 GPU(s)"):
+        during = read_record(run)
+        assert (during["state"], "reason" in during) == ("running", False)
+        with pytest.raises(EnvironmentProblem, match="is writing here"), reopen_run(run, "CPU"):
+            pass
+    record = read_record(run)
+    assert record["state"] == "finished"
+    assert (record["key"], record["started"]) == (begun["key"], begun["started"])
+    assert len(record["resumed"]) == 1
+    assert json.loads((run.relevant / "environment.json").read_text())["devices"] == "2 GPU(s)"
+
+
+def test_a_resumed_log_of_augmentations_loses_what_will_be_written_again(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.relevant.mkdir()
+    trim_augmentations(run, 1, 0)
+    lines = [json.dumps({"epoch": epoch, "uid": uid}) + "\n" for epoch in (1, 2, 3) for uid in range(4)]
+    run.augmentations.write_text("".join(lines) + '{"epoch": 3, "ui')
+    trim_augmentations(run, 2, 3)
+    assert run.augmentations.read_text() == "".join(lines[:7])
 
 
 def test_a_run_keeps_its_settings_its_split_and_what_it_ran_on(project: Project) -> None:

@@ -15,7 +15,7 @@ from tests.train.conftest import random_slices
 @pytest.fixture(scope="module")
 def reference(one_cpu: Devices) -> Any:
     """The network in its default setting; the weights do not depend on the size."""
-    return build_unet(NetworkConfig(), size=32, channels=2)
+    return build_unet(NetworkConfig(l2=1e-4), size=32, channels=2)
 
 
 def layers(model: Any, kind: str) -> list[Any]:
