@@ -67,11 +67,19 @@ def write_json(path: Path, value: object) -> None:
     Raises:
         EnvironmentProblem: the disk is full or refuses the write.
     """
+    write_file(path, _rendered(value).encode())
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file in one step: beside its place, flushed, renamed.
+
+    Raises:
+        EnvironmentProblem: the disk is full or refuses the write.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    text = _rendered(value)
-    with _writing(path):
+    with writing(path):
         try:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(content)
             replace_file(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -208,7 +216,7 @@ def publish(target: Path) -> Iterator[Path]:
     """
     building = target.with_name(f".{target.name}.building")
     replaced = target.with_name(f".{target.name}.replaced")
-    with _writing(target):
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         recover(target)
         try:
@@ -254,7 +262,7 @@ def recover(target: Path) -> None:
     """
     building = target.with_name(f".{target.name}.building")
     replaced = target.with_name(f".{target.name}.replaced")
-    with _writing(target):
+    with writing(target):
         if replaced.exists() and not target.exists():
             replaced.rename(target)
         for leftover in (building, replaced):
@@ -274,7 +282,7 @@ def project_lock(folder: Path) -> Iterator[str | None]:
     """
     file = folder / LOCK
     lock = FileLock(file)
-    with _writing(folder):
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=LOOK_S, poll_interval=LOOK_S / 10)
@@ -387,8 +395,12 @@ def _is_stamp(entry: object) -> bool:
 
 
 @contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    """Tells a refused write in the user's words."""
+def writing(target: Path) -> Iterator[None]:
+    """Tells a refused write in the user's words.
+
+    Raises:
+        EnvironmentProblem: the block met a full disk, or one that refuses.
+    """
     try:
         yield
     except OSError as error:

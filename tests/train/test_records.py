@@ -23,7 +23,6 @@ from clotseg.errors import CorruptArtifactError
 from clotseg.project import Project, Run
 from clotseg.train import records
 from clotseg.train.records import (
-    EpochRow,
     append_history,
     open_run,
     read_history,
@@ -31,10 +30,7 @@ from clotseg.train.records import (
     runs,
     training_key,
 )
-
-ROW = EpochRow(
-    epoch=1, loss=0.75, val_dice=0.125, learning_rate=5e-4, seconds=2.5, slices_per_s=20.0, waiting=0.25
-)
+from tests.train.conftest import ROW
 
 
 @pytest.fixture
