@@ -67,11 +67,19 @@ def write_json(path: Path, value: object) -> None:
     Raises:
         EnvironmentProblem: the disk is full or refuses the write.
     """
+    write_file(path, _rendered(value).encode())
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file in one step: beside its place, flushed, renamed.
+
+    Raises:
+        EnvironmentProblem: the disk is full or refuses the write.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    text = _rendered(value)
     with writing(path):
         try:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(content)
             replace_file(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -391,7 +399,7 @@ def writing(target: Path) -> Iterator[None]:
     """Tells a refused write in the user's words.
 
     Raises:
-        EnvironmentProblem: the block met an OSError.
+        EnvironmentProblem: the block met a full disk, or one that refuses.
     """
     try:
         yield

@@ -1,29 +1,51 @@
-"""The README's pictures: a finished demo in; `docs/images/report.png` and `dashboard.svg` out.
+"""The README's pictures: an empty folder in; `docs/images/report.png` and `dashboard.svg` out.
 
-    python docs/make_pictures.py demo
+    python docs/make_pictures.py FOLDER
 
-The report is photographed by Debian's chromium; the dashboard is drawn from the run's own history, as it
-stood in the middle of its last epoch but three.
+It runs the demo there. The dashboard is saved as it stands in the middle of an epoch near the end; the report
+is photographed by Debian's chromium. Where the folder holds a finished demo, only the report is.
 """
 
 import re
 import subprocess
 import sys
+import time
 from datetime import datetime
 from io import StringIO
 from pathlib import Path
 
 from rich.console import Console
 
-from clotseg.config import load_config
-from clotseg.dashboard import TrainingState, draw_training
-from clotseg.prep.stages import read_sliced
+from clotseg.console import TerminalProgress
+from clotseg.dashboard import LiveTrainingView, draw_training
+from clotseg.demo import run_demo
 from clotseg.project import Project
-from clotseg.train.records import read_history, runs
+from clotseg.train.records import runs
 
 IMAGES = Path(__file__).parent / "images"
 EPOCHS_LEFT = 4
+COLUMNS, LINES = 90, 24
 REPORT_SIZE = "1280,1200"
+
+
+class PhotographedView(LiveTrainingView):
+    """The dashboard, which is saved as a picture once."""
+
+    def step_done(self, loss: float, slices: int, waited_s: float) -> None:
+        """Half way through the epoch before the last few, this is the moment."""
+        super().step_done(loss, slices, waited_s)
+        state = self.state
+        if state.epoch == state.epochs - EPOCHS_LEFT and state.step == state.steps // 2:
+            self._save(IMAGES / "dashboard.svg")
+
+    def _save(self, picture: Path) -> None:
+        loads, now, clock = self._telemetry.sample(), time.monotonic(), datetime.now().astimezone()
+        console = Console(record=True, width=COLUMNS, file=StringIO(), force_terminal=True)
+        console.print(draw_training(self.state, loads, now, clock, width=COLUMNS, height=LINES))
+        drawing = console.export_svg(title="clotseg train")
+        # Without the fonts that Rich would have a reader's browser fetch from elsewhere.
+        drawing = re.sub(r"@font-face \{.*?\}\s*", "", drawing, flags=re.DOTALL)
+        picture.write_text(drawing, encoding="utf-8")
 
 
 def photograph(page: Path, picture: Path) -> None:
@@ -36,35 +58,13 @@ def photograph(page: Path, picture: Path) -> None:
     )
 
 
-def draw_dashboard(project: Project, picture: Path) -> None:
-    """The panel of the newest run, redrawn from its history."""
-    run = runs(project)[-1]
-    rows = read_history(run)
-    shown, running = rows[:-EPOCHS_LEFT], rows[-EPOCHS_LEFT]
-    state = TrainingState(name=run.folder.name, devices="CPU", epochs=len(rows), epoch=len(shown) + 1)
-    state.losses = [row["loss"] for row in shown]
-    state.dices = [row["val_dice"] for row in shown]
-    state.seconds = [row["seconds"] for row in shown]
-    state.learning_rate, state.loss = running["learning_rate"], running["loss"]
-    in_epoch_s = running["seconds"] / 2
-    batch_size = load_config(run.relevant / "clotseg.toml").train.batch_size
-    state.steps = -(-read_sliced(project, "Training")["records"] // batch_size)
-    state.phase, state.step = "training", state.steps // 2
-    state.slices, state.waited_s = (
-        round(running["slices_per_s"] * in_epoch_s),
-        running["waiting"] * in_epoch_s,
-    )
-    state.run_started, state.train_started = 0.0, sum(state.seconds)
-    console = Console(record=True, width=90, file=StringIO(), force_terminal=True)
-    started = datetime.fromtimestamp(run.record.stat().st_mtime).astimezone()
-    console.print(draw_training(state, state.train_started + in_epoch_s, started))
-    drawing = console.export_svg(title="clotseg train")
-    # Without the fonts that Rich would have a reader's browser fetch from elsewhere.
-    picture.write_text(re.sub(r"@font-face \{.*?\}\s*", "", drawing, flags=re.DOTALL), encoding="utf-8")
+def main(folder: Path) -> None:
+    """Runs the demo and takes both pictures."""
+    screen = Console(stderr=True)
+    run_demo(folder, TerminalProgress(screen), PhotographedView(screen), seed=0)
+    newest = runs(Project(folder))[-1]
+    photograph(newest.testing(newest.best.name) / "report.html", IMAGES / "report.png")
 
 
 if __name__ == "__main__":
-    demo = Project(Path(sys.argv[1]).resolve())
-    newest = runs(demo)[-1]
-    photograph(newest.testing(newest.best.name) / "report.html", IMAGES / "report.png")
-    draw_dashboard(demo, IMAGES / "dashboard.svg")
+    main(Path(sys.argv[1]).resolve())

@@ -21,7 +21,7 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 TWO_COLUMNS = 72
 """From this width on facts stand in two columns."""
 
-MOST_MESSAGE_LINES = 4
+MOST_MESSAGE_LINES = 5
 FRAME_LINES = 2
 BORDERS = 4
 

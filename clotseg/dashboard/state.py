@@ -14,6 +14,7 @@ WINDOW_S = 5.0
 """Speed "now" is that of the last few seconds."""
 
 MOST_WAITING = 0.05
+MOST_LEFT_S = 1e10
 LEAST_STEPS = 3
 """From so many steps on an epoch's length is guessed, not counting the first, which builds the graph."""
 
@@ -46,8 +47,8 @@ def starvation_advice(waiting: float) -> str | None:
     if not waiting > MOST_WAITING:
         return None
     return (
-        f"training waited for input {waiting:.0%} of this epoch: raise threads or prefetch in [runtime], "
-        "keep the project on a local disk, or switch off slow augmentation (blur and clahe in [augment])"
+        f"training waited for input {waiting:.0%} of this epoch: raise [runtime] threads or prefetch, use a "
+        "local disk, or switch off slow [augment] such as blur or clahe"
     )
 
 
@@ -166,12 +167,16 @@ class TrainingState:
         return max((now if self.train_ended is None else self.train_ended) - self.train_started, 1e-9)
 
     def seconds_left(self, now: float) -> float | None:
-        """By the mean of this process's epochs; before its first, by what is known. None: nothing is."""
+        """By the mean of this process's epochs; before its first, by what is known of it.
+
+        None where nothing is known, or where it is so much that no calendar has the day.
+        """
         epoch_s = self._epoch_s(now)
         if epoch_s is None:
             return None
         in_epoch_s = min(now - self.train_started, epoch_s) if self.epoch > self.done else 0.0
-        return epoch_s * (self.epochs - self.done) - in_epoch_s
+        left_s = epoch_s * (self.epochs - self.done) - in_epoch_s
+        return left_s if left_s < MOST_LEFT_S else None
 
     def _epoch_s(self, now: float) -> float | None:
         """Mean length of an epoch in seconds, validation included where one has ended."""

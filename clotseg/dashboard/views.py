@@ -65,14 +65,12 @@ def open_training_view(progress: Progress) -> TrainingView:
     )
 
 
-class PlainTrainingView:
-    """One line per epoch, and one every few seconds within it."""
+class _AccountKeeper:
+    """What both views do alike: they keep the account and watch the devices."""
 
     def __init__(self) -> None:
-        self._progress = PlainProgress()
-        self._telemetry = Telemetry()
-        self._last_line = time.monotonic()
         self.state = TrainingState()
+        self._telemetry = Telemetry()
 
     @contextmanager
     def run(
@@ -87,9 +85,12 @@ class PlainTrainingView:
         """See `TrainingView.run`."""
         self.state, self._telemetry = TrainingState(), Telemetry(gpus)
         self.state.begin_run(name, devices, epochs, first_epoch, history, time.monotonic())
-        resumed = {"first_epoch": first_epoch} if first_epoch > 1 else {}
-        self._progress.say("train", run=name, devices=devices, epochs=epochs, **resumed)
-        yield
+        with self._shown():
+            yield
+
+    def _shown(self) -> AbstractContextManager[None]:
+        """How a run is shown as long as it lasts."""
+        raise NotImplementedError
 
     def epoch_begins(self, epoch: int, steps: int) -> None:
         """See `TrainingView.epoch_begins`."""
@@ -97,15 +98,7 @@ class PlainTrainingView:
 
     def step_done(self, loss: float, slices: int, waited_s: float) -> None:
         """See `TrainingView.step_done`."""
-        now = time.monotonic()
-        self.state.end_step(loss, slices, waited_s, now)
-        facts = {
-            "loss": loss,
-            "slices_per_s": self.state.speed_now(now),
-            "waiting": self.state.waiting(now),
-            "left_s": self.state.seconds_left(now),
-        }
-        self._now_and_then("step", **facts)
+        self.state.end_step(loss, slices, waited_s, time.monotonic())
 
     def validation_begins(self, steps: int) -> None:
         """See `TrainingView.validation_begins`."""
@@ -114,6 +107,38 @@ class PlainTrainingView:
     def validation_step_done(self) -> None:
         """See `TrainingView.validation_step_done`."""
         self.state.step += 1
+
+
+class PlainTrainingView(_AccountKeeper):
+    """One line per epoch, and one every few seconds within it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._progress = PlainProgress()
+        self._last_line = time.monotonic()
+
+    @contextmanager
+    def _shown(self) -> Iterator[None]:
+        state = self.state
+        resumed = {"first_epoch": state.done + 1} if state.done else {}
+        self._progress.say("train", run=state.name, devices=state.devices, epochs=state.epochs, **resumed)
+        yield
+
+    def step_done(self, loss: float, slices: int, waited_s: float) -> None:
+        """See `TrainingView.step_done`."""
+        super().step_done(loss, slices, waited_s)
+        now = time.monotonic()
+        facts = {
+            "loss": loss,
+            "slices_per_s": self.state.speed_now(now),
+            "waiting": self.state.waiting(now),
+            "left_s": self.state.seconds_left(now),
+        }
+        self._now_and_then("step", **facts)
+
+    def validation_step_done(self) -> None:
+        """See `TrainingView.validation_step_done`."""
+        super().validation_step_done()
         self._now_and_then("validation")
 
     def epoch_done(self, row: EpochFacts) -> None:
@@ -161,46 +186,18 @@ def _load_facts(load: DeviceLoad) -> dict[str, float]:
     return {f"{prefix}_{name}": round(value, 3) for name, value in facts.items() if value is not None}
 
 
-class LiveTrainingView:
+class LiveTrainingView(_AccountKeeper):
     """A panel that redraws itself a few times a second, in a thread of its own."""
 
     def __init__(self, console: Console) -> None:
+        super().__init__()
         self._console = console
-        self._telemetry = Telemetry()
         self._size = console.size
-        self.state = TrainingState()
 
     @contextmanager
-    def run(
-        self,
-        name: str,
-        devices: str,
-        epochs: int,
-        first_epoch: int = 1,
-        history: Sequence[EpochFacts] = (),
-        gpus: int = 0,
-    ) -> Iterator[None]:
-        """See `TrainingView.run`."""
-        self.state, self._telemetry = TrainingState(), Telemetry(gpus)
-        self.state.begin_run(name, devices, epochs, first_epoch, history, time.monotonic())
+    def _shown(self) -> Iterator[None]:
         with Live(get_renderable=self.draw, console=self._console, refresh_per_second=4):
             yield
-
-    def epoch_begins(self, epoch: int, steps: int) -> None:
-        """See `TrainingView.epoch_begins`."""
-        self.state.begin_epoch(epoch, steps, time.monotonic())
-
-    def step_done(self, loss: float, slices: int, waited_s: float) -> None:
-        """See `TrainingView.step_done`."""
-        self.state.end_step(loss, slices, waited_s, time.monotonic())
-
-    def validation_begins(self, steps: int) -> None:
-        """See `TrainingView.validation_begins`."""
-        self.state.begin_validation(steps, time.monotonic())
-
-    def validation_step_done(self) -> None:
-        """See `TrainingView.validation_step_done`."""
-        self.state.step += 1
 
     def epoch_done(self, row: EpochFacts) -> None:
         """See `TrainingView.epoch_done`."""

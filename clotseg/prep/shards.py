@@ -141,8 +141,7 @@ def write_records(folder: Path, name: str, records: Iterable[bytes]) -> dict[str
     digest, lines, offset = hashlib.sha256(), [], 0
     with (folder / name).open("wb", buffering=WRITE_BYTES) as stream:
         for record in records:
-            length = struct.pack("<Q", len(record))
-            for part in (length, _masked_crc(length), record, _masked_crc(record)):
+            for part in framed(record):
                 stream.write(part)
                 digest.update(part)
             lines.append(f"{offset} {len(record) + FRAMING_BYTES}\n")
@@ -156,6 +155,12 @@ def write_records(folder: Path, name: str, records: Iterable[bytes]) -> dict[str
         name: {"bytes": offset, "sha256": digest.hexdigest()},
         index_name(name): {"bytes": len(index), "sha256": hashlib.sha256(index).hexdigest()},
     }
+
+
+def framed(record: bytes) -> tuple[bytes, ...]:
+    """A record as it stands in a TFRecord file, in parts: its length and its bytes, each with its CRC."""
+    length = struct.pack("<Q", len(record))
+    return length, _masked_crc(length), record, _masked_crc(record)
 
 
 def _flush(stream: Any) -> None:

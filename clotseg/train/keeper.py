@@ -4,6 +4,7 @@ A write that is refused is told, and made up for at the next chance: what is wor
 until then, and the last good files stay where they are.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from clotseg.train.checkpoint import Description, save_checkpoint
 from clotseg.train.records import EpochRow, write_history
 from clotseg.train.session import Session
 from clotseg.train.state import Position, thin_out, write_state
+from clotseg.train.tensorboard import Events, Pictures
 
 
 @dataclass(slots=True)
@@ -31,13 +33,29 @@ class Keeper:
     session: Session
     run: Run | None
     view: TrainingView
+    _events: Events | None = field(default=None, init=False)
     _best: tuple[EpochRow, list[Any]] | None = field(default=None, init=False)
     _refusal: EnvironmentProblem | None = field(default=None, init=False)
 
-    def epoch_done(self, position: Position) -> None:
-        """Keeps an epoch: its weights where they are the best, history, and the state."""
+    def begin(self, position: Position) -> None:
+        """Takes away the events of epochs that will be done again.
+
+        Raises:
+            EnvironmentProblem: the disk is full or refuses the write.
+        """
+        if self.run is not None:
+            self._events = Events(self.run, position.rows)
+
+    def epoch_done(self, position: Position, pictures: Pictures | None = None) -> None:
+        """Keeps an epoch: its weights where they are the best, history, events, and the state.
+
+        Args:
+            position: after the epoch.
+            pictures: of validation slices, uint8 [n, row, column, RGB].
+        """
         if self.run is None:
             return
+        self._write_events(position.rows[-1], pictures)
         row = position.rows[-1]
         if position.best is row:
             # In memory alone until it is written, since the network goes on.
@@ -60,6 +78,15 @@ class Keeper:
             self.view.message(f"could not save, training goes on: {problem.where}: {problem.what}")
         else:
             self._refusal = None
+
+    def _write_events(self, row: EpochRow, pictures: Pictures | None) -> None:
+        if self._events is None:
+            return
+        # Refused events are tried again with the next, and are too little to tell of.
+        with suppress(EnvironmentProblem):
+            self._events.epoch(row)
+            if pictures is not None:
+                self._events.overlays(row.epoch, pictures)
 
     def finish(self) -> None:
         """Ends the keeping.

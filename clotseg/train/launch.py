@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from types import FrameType
 from typing import IO
@@ -84,7 +84,7 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def _passing_on(processes: Sequence["subprocess.Popen[bytes]"]) -> object:
+def _passing_on(processes: Sequence["subprocess.Popen[bytes]"]) -> Callable[[int, FrameType | None], None]:
     def pass_on(number: int, _frame: FrameType | None) -> None:
         for process in processes:
             process.send_signal(number)

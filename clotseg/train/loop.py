@@ -39,6 +39,7 @@ from clotseg.train.session import Session, open_data, open_session, training_sli
 from clotseg.train.state import Position, newest_state, read_state
 from clotseg.train.step import StepResult, sum_over_workers
 from clotseg.train.stopping import StopRequest, stop_requests
+from clotseg.train.tensorboard import Pictures, draw_overlays, read_slices, slices_to_show
 
 
 def train(
@@ -159,6 +160,10 @@ def volume_dice(counts: NDArray[np.int64]) -> float:
     return float(dice[has_clot].mean() if has_clot.any() else dice.mean())
 
 
+PICTURES = 4
+"""Validation slices that are drawn after each epoch."""
+
+
 @dataclass(slots=True)
 class InFlight:
     """A step that may not have been computed yet; its batches must live as long."""
@@ -180,6 +185,8 @@ class Training:
     def __init__(self, session: Session, view: TrainingView, run: Run | None) -> None:
         self._session, self._view, self._run = session, view, run
         self._keeper = Keeper(session, run, view)
+        self._clot_pixels = np.zeros(session.data.validation.records, np.int64)
+        self._shown: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
 
     def go_on(self, position: Position, *, name: str) -> None:
         """Trains until the epochs are done or the validation Dice rises no more."""
@@ -188,12 +195,13 @@ class Training:
             name, str(self._session.devices), epochs, first_epoch=position.epoch, history=position.rows
         )
         with shown, stop_requests(self._tell_stopping) as stop:
+            self._keeper.begin(position)
             if position != Position():
                 self._view.message(f"resumed in epoch {position.epoch}, step {position.step}")
             while not self._over(position):
                 position = self._train_pass(position, stop)
                 position = self._validate(position, stop)
-                self._keeper.epoch_done(position)
+                self._keeper.epoch_done(position, self._overlays())
                 self._view.epoch_done(position.rows[-1])
         self._keeper.finish()
 
@@ -328,10 +336,22 @@ class Training:
         for batches, of_uids, of_weights in zip(feed, uids, weights, strict=True):
             counted = session.count_step(batches) * of_weights.reshape(-1, 1).astype(np.int64)
             np.add.at(counts, cohort.case_of[of_uids.ravel()], counted)
+            np.maximum.at(self._clot_pixels, of_uids.ravel(), counted[:, 2])
             self._view.validation_step_done()
             if stop and session.devices.workers == 1:
                 self._stop(position, stop)
         return sum_over_workers(session.devices, counts)
+
+    def _overlays(self) -> Pictures | None:
+        """A few validation slices with truth and prediction; None where none of them has clot."""
+        session, cohort = self._session, self._session.data.validation
+        uids = slices_to_show(self._clot_pixels, cohort.case_of, PICTURES)
+        if self._run is None or not len(uids):
+            return None
+        if self._shown is None:
+            self._shown = read_slices(cohort, uids, session.feed)
+        images, masks = self._shown
+        return draw_overlays(images, masks, session.evaluated(images, training=False).numpy())
 
 
 class _Clock:

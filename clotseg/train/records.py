@@ -1,6 +1,7 @@
 """A run's records: settings, split, environment and history in; `Relevant_Files`, to audit a run, out."""
 
 import csv
+import io
 import json
 import os
 import platform
@@ -149,13 +150,11 @@ def write_history(run: Run, rows: Sequence[EpochRow]) -> None:
     Raises:
         EnvironmentProblem: the disk is full or refuses the write.
     """
-    temporary = run.history.with_name(f".{run.history.name}.tmp")
-    with artifact.writing(run.history):
-        with temporary.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, [field.name for field in fields(EpochRow)])
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
-        artifact.replace_file(temporary, run.history)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [field.name for field in fields(EpochRow)])
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    artifact.write_file(run.history, text.getvalue().encode())
 
 
 def append_augmentations(
@@ -181,10 +180,7 @@ def trim_augmentations(run: Run, epoch: int, samples: int) -> None:
             of_epoch += written == epoch
             if line.endswith("\n") and (written < epoch or (written == epoch and of_epoch <= samples)):
                 kept.append(line)
-    temporary = run.augmentations.with_name(f".{run.augmentations.name}.tmp")
-    with artifact.writing(run.augmentations):
-        temporary.write_text("".join(kept), encoding="utf-8")
-        artifact.replace_file(temporary, run.augmentations)
+    artifact.write_file(run.augmentations, "".join(kept).encode())
 
 
 def read_history(run: Run) -> list[dict[str, float]]:

@@ -24,8 +24,8 @@ def list_runs(project: Project) -> dict[str, Any]:
     """All runs of a project, oldest first.
 
     Returns:
-        `{"runs": […]}` with, for each run, `run` (its folder as `Project.shown` gives it), `state` (`running`,
-        `finished`, `stopped`, `failed` or `damaged`), `reason` (why it did not finish), `started` (ISO 8601),
+        `{"runs": […]}`; of each run, `run` (its folder as `Project.shown` gives it), `state` (`running`,
+        `finished`, `stopped`, `failed`, `damaged`), `reason` (why it did not finish), `started` (ISO 8601),
         `epochs` and `epochs_planned`, `best_dice` of validation and its `best_epoch`, and `seconds`, the time
         its epochs took. What is not known is None.
     """
@@ -47,7 +47,7 @@ def _told(run: Run) -> dict[str, Any]:
 
 
 def _state(run: Run) -> dict[str, Any]:
-    # Looked at before and after the record, so that a run which begins or ends just now is not taken for killed.
+    # Looked at before and after the record: a run that begins or ends just now is not taken for killed.
     alive = is_locked(run.relevant)
     record = read_record(run)
     state, reason = record.get("state"), record.get("reason")

@@ -9,7 +9,7 @@ from datetime import datetime
 import pytest
 from rich.console import Console
 
-from clotseg.dashboard import TrainingState, draw_training, sparkline
+from clotseg.dashboard import TrainingState, draw_training, sparkline, starvation_advice
 from clotseg.telemetry import DeviceLoad
 from tests.dashboard.conftest import HISTORY, Row
 
@@ -183,3 +183,22 @@ def test_a_sparkline_spans_lowest_to_highest(values: list[float], blocks: str) -
 
 def test_a_sparkline_keeps_the_newest_values() -> None:
     assert sparkline([100.0, *range(8)], width=8) == "▁▂▃▄▅▆▇█"
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 12, 25, 35])
+@pytest.mark.parametrize("height", [1, 2, 5, 11])
+def test_no_terminal_is_too_small_to_train_on(midway: TrainingState, width: int, height: int) -> None:
+    midway.messages.append((ELEVEN, "the disk is full"))
+    assert panel(midway, width=width, height=height)
+
+
+def test_a_training_that_outlasts_the_calendar_has_a_panel(midway: TrainingState) -> None:
+    midway.epochs = 10**12
+    assert value(panel(midway), "time left") == value(panel(midway), "ends at") == "–"
+
+
+def test_advice_on_starvation_is_read_whole_on_a_narrow_terminal(midway: TrainingState) -> None:
+    advice = starvation_advice(1.0)
+    assert advice is not None
+    midway.messages.append((ELEVEN, advice))
+    assert advice in re.sub(r"[│\s]+", " ", "".join(panel(midway, width=40, height=25)))

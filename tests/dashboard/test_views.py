@@ -134,7 +134,9 @@ def test_a_log_tells_where_a_run_goes_on_and_what_was_said(capsys: pytest.Captur
 def test_a_starving_epoch_is_told_with_advice_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
     run_one_epoch(PlainTrainingView(), Row(waiting=0.31))
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith('event=message text="training waited for input 31% of this epoch: raise threads')
+    assert last.startswith(
+        'event=message text="training waited for input 31% of this epoch: raise [runtime] threads'
+    )
 
 
 @pytest.mark.parametrize(

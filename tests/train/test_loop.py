@@ -116,6 +116,11 @@ def test_a_run_leaves_its_weights_its_history_and_its_records(
         "Relevant_Files/history.csv",
         "Relevant_Files/run.json",
         "Relevant_Files/split.json",
+        *(
+            f"TensorBoard/events.out.tfevents.{epoch:06d}.{kind}"
+            for epoch in (1, 2)
+            for kind in ("scalars", "slices")
+        ),
     }
     assert json.loads(run.record.read_text())["state"] == "finished"
 

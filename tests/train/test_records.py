@@ -24,7 +24,6 @@ from clotseg.errors import CorruptArtifactError, DataError, EnvironmentProblem, 
 from clotseg.project import Project, Run
 from clotseg.train import records
 from clotseg.train.records import (
-    EpochRow,
     open_run,
     read_history,
     read_record,
@@ -34,10 +33,7 @@ from clotseg.train.records import (
     trim_augmentations,
     write_history,
 )
-
-ROW = EpochRow(
-    epoch=1, loss=0.75, val_dice=0.125, learning_rate=5e-4, seconds=2.5, slices_per_s=20.0, waiting=0.25
-)
+from tests.train.conftest import ROW
 
 
 @pytest.fixture

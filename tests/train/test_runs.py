@@ -10,13 +10,10 @@ import pytest
 from clotseg.artifact import write_json
 from clotseg.config import Config, TrainConfig, to_toml
 from clotseg.project import Project, Run
-from clotseg.train.records import EpochRow, append_history
+from clotseg.train.records import append_history
 from clotseg.train.runs import list_runs
 from tests.conftest import contents, run_clotseg, start_lock_holder
-
-ROW = EpochRow(
-    epoch=1, loss=0.75, val_dice=0.125, learning_rate=5e-4, seconds=90.5, slices_per_s=20.0, waiting=0.25
-)
+from tests.train.conftest import ROW
 
 
 def make_run(project: Project, name: str, dices: list[float], **record: Any) -> Run:
@@ -52,7 +49,7 @@ def test_a_run_tells_how_far_how_good_and_how_long(project: Project) -> None:
             "epochs_planned": 5,
             "best_dice": 0.7,
             "best_epoch": 2,
-            "seconds": 4 * 90.5,
+            "seconds": 4 * 2.5,
         }
     ]
 
@@ -137,8 +134,8 @@ def test_the_command_prints_a_table_or_json_and_changes_nothing(project: Project
     assert table.returncode == 0
     rows = [line.split("│")[1:-1] for line in table.stdout.splitlines() if line.startswith("│")]
     assert [[cell.strip() for cell in row] for row in rows] == [
-        ["20260301-000000", "finished", "2/5", "0.712", "2", "0:03:01"],
-        ["20260302-000000", "stopped", "1/5", "0.500", "1", "0:01:30"],
+        ["20260301-000000", "finished", "2/5", "0.712", "2", "0:00:05"],
+        ["20260302-000000", "stopped", "1/5", "0.500", "1", "0:00:02"],
         ["20260303-000000", "damaged", "–/–", "–", "–", "–"],
     ]
     assert "20260302-000000 stopped: killed" in table.stdout

@@ -1,0 +1,284 @@
+"""How many slices a second are trained: by clotseg, by its step alone, and by Keras as most would write it.
+
+All train the same U-Net on the same slices of a synthetic cohort, with Adam and soft Dice:
+
+    ours      what `clotseg train` does: the feed with its six transforms, then the step
+    constant  the same step, again and again on one batch: what is left when input costs nothing
+    fit       Keras `fit` on tf.data from the same shards, with the transforms of albumentations
+
+Each runs a number of steps in turn, so that whatever else runs on the machine disturbs all three alike. What
+counts is the time from the end of a turn's first step to the end of its last. Prints a table, and the memory
+that this process holds while `ours` goes on for many steps.
+"""
+
+import argparse
+import itertools
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from augment import albumentations_with_clahe, six
+
+from clotseg.config import AugmentConfig, Config, FeedConfig, NetworkConfig, RuntimeConfig, TrainConfig
+from clotseg.console import PlainProgress
+from clotseg.dali.feed import Feed, FeedSettings, ReplicaBatch, SlicedCohort, open_cohort, plan_training
+from clotseg.phantom import write_cohort
+from clotseg.prep.stages import read_sliced, run_prep
+from clotseg.project import Project
+from clotseg.telemetry import resident_bytes
+from clotseg.train.devices import Devices, open_devices
+from clotseg.train.step import TrainStep, make_train_step
+from clotseg.train.unet import build_unet
+
+FILTERS_ON_CPU = {96: 16, 256: 8}
+FILTERS_ON_GPU = 32
+CASES, SLICES = 10, 24
+STEPS_AN_EPOCH = 50
+
+Turn = Callable[[int], tuple[float, float]]
+"""Takes so many steps; gives the seconds until the first has ended, and from there to the end of the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What is trained, and on what."""
+
+    side: int
+    filters: int
+    batch: int
+    devices: Devices
+    cohort: SlicedCohort
+
+    @property
+    def network(self) -> NetworkConfig:
+        """The original's depth, dropout and regularisation."""
+        return NetworkConfig(filters=self.filters)
+
+
+def make_cohort(folder: Path, side: int) -> SlicedCohort:
+    """The training slices of a synthetic cohort."""
+    write_cohort(folder, cases=CASES, size=side, slices=SLICES, seed=1)
+    project = Project(folder)
+    run_prep(project, Config(feed=FeedConfig(size=side)), PlainProgress())
+    return open_cohort(project.sliced / "Training", read_sliced(project, "Training"))
+
+
+def timed(ends: Iterator[Any]) -> tuple[float, float]:
+    """Runs through the steps; see `Turn`."""
+    started = time.perf_counter()
+    moments = [time.perf_counter() for _ in ends]
+    return moments[0] - started, moments[-1] - moments[0]
+
+
+def losses(step: TrainStep, batches: Iterable[list[ReplicaBatch]], weights: Sequence[Any]) -> Iterator[float]:
+    """Steps as the loop takes them: a step is started before the loss of the one before is read."""
+    in_flight: list[Any] = []
+    for batch, weight in zip(batches, weights, strict=True):
+        in_flight.append((step(batch, weight), batch))
+        if len(in_flight) > 1:
+            yield float(in_flight.pop(0)[0])
+    yield float(in_flight.pop()[0])
+
+
+def build_ours(setting: Setting) -> tuple[Turn, Turn]:
+    """`ours` and `constant`, which share one network."""
+    import keras
+    import tensorflow as tf
+
+    with setting.devices.strategy.scope():
+        model = build_unet(setting.network, size=setting.side, channels=2)
+        optimizer = keras.optimizers.Adam(5e-4)
+        optimizer.build(model.trainable_variables)
+    step = make_train_step(setting.devices.strategy, model, optimizer, TrainConfig())
+    settings = FeedSettings(
+        size=setting.side,
+        channels=2,
+        gpus=setting.devices.gpus,
+        threads=setting.devices.threads,
+        prefetch=RuntimeConfig().prefetch,
+    )
+    epochs = itertools.count(1)
+
+    def feed(steps: int) -> tuple[Feed, Any]:
+        epoch = next(epochs)
+        plan = plan_training(
+            setting.cohort,
+            samples=steps * setting.batch,
+            batch_size=setting.batch,
+            replicas=1,
+            seed=1,
+            epoch=epoch,
+        )
+        batches = Feed(setting.cohort, plan, settings, augment=AugmentConfig(), seed=1, epoch=epoch)
+        return batches, plan.weights
+
+    batch_of_one, (weight,) = feed(1)
+    ((first,),) = batch_of_one
+    kept = ReplicaBatch(
+        images=tf.identity(first.images), masks=tf.identity(first.masks), uids=first.uids, parameters=[]
+    )
+
+    def ours(steps: int) -> tuple[float, float]:
+        opened = time.perf_counter()
+        batches, weights = feed(steps)
+        opening_s = time.perf_counter() - opened
+        first_s, rest_s = timed(losses(step, batches, weights))
+        return opening_s + first_s, rest_s
+
+    def constant(steps: int) -> tuple[float, float]:
+        return timed(losses(step, [[kept]] * steps, [weight] * steps))
+
+    return ours, constant
+
+
+def build_fit(setting: Setting) -> Turn:
+    """Keras `fit`, tf.data and albumentations with their defaults."""
+    import keras
+    import tensorflow as tf
+
+    albumentations, clahe = albumentations_with_clahe()
+    transforms = six(albumentations, clahe, [0.5625] * 6)
+    features = {
+        "image": tf.io.FixedLenFeature((), tf.string),
+        "mask": tf.io.FixedLenFeature((), tf.string),
+        "shape": tf.io.FixedLenFeature((3,), tf.int64),
+    }
+
+    def augmented(image: Any, mask: Any) -> tuple[Any, Any]:
+        changed = transforms(image=image, mask=mask)
+        return changed["image"], changed["mask"]
+
+    def decoded(record: Any) -> tuple[Any, Any]:
+        parsed = tf.io.parse_single_example(record, features)
+        image = tf.reshape(tf.io.decode_raw(parsed["image"], tf.uint8), parsed["shape"])
+        mask = tf.reshape(tf.io.decode_raw(parsed["mask"], tf.uint8), parsed["shape"][:2])
+        image, mask = tf.numpy_function(augmented, [image, mask], (tf.uint8, tf.uint8))
+        image.set_shape((None, None, 2))
+        mask.set_shape((None, None))
+        pad = tf.image.resize_with_crop_or_pad
+        image = tf.cast(pad(image, setting.side, setting.side), tf.float32) / 255
+        return image, tf.cast(pad(mask[..., tf.newaxis], setting.side, setting.side), tf.float32)
+
+    def soft_dice(truth: Any, probability: Any) -> Any:
+        both, total = tf.reduce_sum(truth * probability), tf.reduce_sum(truth) + tf.reduce_sum(probability)
+        return 1 - (2 * both + 1) / (total + 1)
+
+    records = tf.data.TFRecordDataset([str(shard) for shard in setting.cohort.shards])
+    batches = (
+        records.shuffle(1000)
+        .repeat()
+        .map(decoded, num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(setting.batch, drop_remainder=True)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+    model = build_unet(setting.network, size=setting.side, channels=2)
+    model.compile(optimizer=keras.optimizers.Adam(5e-4), loss=soft_dice)
+
+    def fit(steps: int) -> tuple[float, float]:
+        moments: list[float] = []
+        watch = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: moments.append(time.perf_counter())  # noqa: ARG005
+        )
+        started = time.perf_counter()
+        model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[watch])
+        return moments[0] - started, moments[-1] - moments[0]
+
+    return fit
+
+
+def measure(setting: Setting, ways: dict[str, Turn], *, steps: int, repeats: int) -> None:
+    """One line of the table."""
+    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    openings: list[float] = []
+    for turn in ways.values():
+        turn(3)
+    for _ in range(repeats):
+        for name, turn in ways.items():
+            first_s, rest_s = turn(steps)
+            speeds[name].append((steps - 1) * setting.batch / rest_s)
+            if name == "ours":
+                openings.append(first_s - rest_s / (steps - 1))
+    shares = {
+        name: statistics.median(o / t for o, t in zip(speeds["ours"], speeds[name], strict=True))
+        for name in ways
+    }
+    cells = [
+        f"{statistics.median(speeds[name]):.1f} ({min(speeds[name]):.1f}–{max(speeds[name]):.1f})"
+        for name in ways
+    ]
+    row = [f"{setting.side} × {setting.side}, {setting.filters} filters, batch {setting.batch}", *cells]
+    row += [f"{shares[name]:.3f}" for name in ("constant", "fit")]
+    print(f"| {' | '.join(row)} | {statistics.median(openings):.2f} s |", flush=True)
+
+
+def watch_memory(ours: Turn, setting: Setting, steps: int) -> None:
+    """Resident memory while `ours` goes on, in epochs of 50 steps: feeds are opened and closed, too."""
+    held = [resident_bytes()]
+    for _ in range(-(-steps // STEPS_AN_EPOCH)):
+        ours(STEPS_AN_EPOCH)
+        held.append(resident_bytes())
+    said = [f"{(bytes_ or 0) / 2**20:.0f} MiB" for bytes_ in (held[0], held[len(held) // 2], held[-1])]
+    taken = (len(held) - 1) * STEPS_AN_EPOCH
+    print(f"\nMemory over {taken} steps at {setting.side}²: start {said[0]}, middle {said[1]}, end {said[2]}")
+
+
+def read_arguments() -> argparse.Namespace:
+    """What the user asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--sides", type=int, nargs="+", default=[96, 256], help="of a slice, in pixels")
+    parser.add_argument("--filters", type=int, help="at full resolution; 16 at 96² and 8 at 256² on a CPU")
+    parser.add_argument("--batch", type=int, help="slices a step; 16 at 96² and 8 at 256² on a CPU, else 20")
+    parser.add_argument("--turn", type=int, default=16, help="steps a turn")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each")
+    parser.add_argument(
+        "--steps", type=int, default=500, help="steps over which memory is watched; 0 for none"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measures every size, and the memory at the first."""
+    arguments = read_arguments()
+    on_gpu = arguments.device == "gpu"
+    devices = open_devices(RuntimeConfig(gpus=int(on_gpu)))
+    import keras
+
+    if arguments.precision != "float32":
+        keras.mixed_precision.set_global_policy(f"mixed_{arguments.precision}")
+    cores = len(os.sched_getaffinity(0))
+    print(f"{date.today()}, {platform.machine()}, {cores} cores, {devices}, {arguments.precision}; ", end="")
+    print(
+        f"slices a second: median of {arguments.repeats} turns of {arguments.turn} steps (lowest–highest)\n"
+    )
+    print("| slices and network | ours | constant | fit | ours / constant | ours / fit | opening an epoch |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    watched: tuple[Turn, Setting] | None = None
+    with tempfile.TemporaryDirectory(prefix="clotseg-benchmark-") as scratch:
+        for side in arguments.sides:
+            setting = Setting(
+                side=side,
+                filters=arguments.filters or (FILTERS_ON_GPU if on_gpu else FILTERS_ON_CPU.get(side, 8)),
+                batch=arguments.batch or (20 if on_gpu else 16 if side < 256 else 8),
+                devices=devices,
+                cohort=make_cohort(Path(scratch) / str(side), side),
+            )
+            keras.utils.set_random_seed(1)
+            ours, constant = build_ours(setting)
+            ways = {"ours": ours, "constant": constant, "fit": build_fit(setting)}
+            measure(setting, ways, steps=arguments.turn, repeats=arguments.repeats)
+            watched = watched or (ours, setting)
+        if arguments.steps and watched:
+            watch_memory(*watched, arguments.steps)
+
+
+if __name__ == "__main__":
+    main()
