@@ -5,6 +5,8 @@ written last and names weights by epoch, Dice and digest: a killed save leaves t
 one of the same epoch too. Weights are read with `load_weights` alone: nothing in a checkpoint is ever run.
 """
 
+import hashlib
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,20 +60,36 @@ def save_checkpoint(folder: Path, model: Model, description: Description) -> Non
     Raises:
         EnvironmentProblem: the disk is full or refuses the write.
     """
-    temporary = folder / f".building{WEIGHTS_SUFFIX}"
-    with artifact.writing(temporary):
+    with artifact.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        model.save_weights(temporary)
-        digest = artifact.digest_file(temporary)
+        weights = _weights_of(model, folder)
+        digest = hashlib.sha256(weights).hexdigest()
         # With the digest in its name, no file that the present description names is ever written over.
         stem = f"epoch-{description.epoch:04d}-dice-{description.val_dice:.4f}-{digest[:8]}"
         name = f"{stem}{WEIGHTS_SUFFIX}"
-        artifact.replace_file(temporary, folder / name)
+        artifact.write_file(folder / name, weights)
         facts = {**plain(description), "weights": name, "sha256": digest}
         artifact.write_json(folder / DESCRIPTION, {"format": artifact.FORMAT, **facts})
         for old in folder.glob(f"*{WEIGHTS_SUFFIX}"):
             if old.name != name:
                 old.unlink()
+
+
+def _weights_of(model: Model, folder: Path) -> bytes:
+    """The content of a weights file.
+
+    Keras writes it into memory: where a disk is full HDF5 crashes the process. Keras insists on a file name,
+    so there is a link by that name for as long.
+    """
+    link = folder / f".building{WEIGHTS_SUFFIX}"
+    with os.fdopen(os.memfd_create("weights"), "rb") as memory:
+        link.unlink(missing_ok=True)
+        link.symlink_to(f"/proc/self/fd/{memory.fileno()}")
+        try:
+            model.save_weights(link)
+        finally:
+            link.unlink()
+        return memory.read()
 
 
 def find_checkpoint(path: Path) -> Path:

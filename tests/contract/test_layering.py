@@ -13,7 +13,7 @@ import clotseg
 ROOT = Path(clotseg.__file__).parent
 HEAVY = ("tensorflow", "keras", "nvidia", "matplotlib", "albumentations", "scipy", "nibabel")
 
-SHARED = ("errors", "config", "project", "artifact", "quiet", "console", "telemetry", "dashboard")
+SHARED = ("errors", "recipes", "config", "project", "artifact", "quiet", "console", "telemetry", "dashboard")
 """What every package may use, each only from those before it."""
 
 STORY = ("prep", "dali", "train", "evaluate")
@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "contact_sheet": (*SHARED, "prep", "dali"),
     "phantom": SHARED,
     "doctor": SHARED,
+    "__main__": ("cli",),
     "results": (*SHARED, "doctor"),
     "demo": (*SHARED, *STORY, "phantom"),
     "cli": (*SHARED, *STORY, "phantom", "doctor", "results", "demo", "contact_sheet"),
