@@ -6,7 +6,7 @@ one of the same epoch too. Weights are read with `load_weights` alone: nothing i
 """
 
 import hashlib
-import os
+import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +62,7 @@ def save_checkpoint(folder: Path, model: Model, description: Description) -> Non
     """
     with artifact.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        weights = _weights_of(model, folder)
+        weights = _weights_of(model)
         digest = hashlib.sha256(weights).hexdigest()
         # With the digest in its name, no file that the present description names is ever written over.
         stem = f"epoch-{description.epoch:04d}-dice-{description.val_dice:.4f}-{digest[:8]}"
@@ -75,21 +75,18 @@ def save_checkpoint(folder: Path, model: Model, description: Description) -> Non
                 old.unlink()
 
 
-def _weights_of(model: Model, folder: Path) -> bytes:
-    """The content of a weights file.
+class _Memory(io.BytesIO):
+    """A file in memory whose name has the end by which Keras knows weights."""
 
-    Keras writes it into memory: where a disk is full HDF5 crashes the process. Keras insists on a file name,
-    so there is a link by that name for as long.
-    """
-    link = folder / f".building{WEIGHTS_SUFFIX}"
-    with os.fdopen(os.memfd_create("weights"), "rb") as memory:
-        link.unlink(missing_ok=True)
-        link.symlink_to(f"/proc/self/fd/{memory.fileno()}")
-        try:
-            model.save_weights(link)
-        finally:
-            link.unlink()
-        return memory.read()
+    def __str__(self) -> str:
+        return f"memory{WEIGHTS_SUFFIX}"
+
+
+def _weights_of(model: Model) -> bytes:
+    """The content of a weights file; made in memory, since HDF5 crashes the process where a disk is full."""
+    memory = _Memory()
+    model.save_weights(memory)
+    return memory.getvalue()
 
 
 def find_checkpoint(path: Path) -> Path:
