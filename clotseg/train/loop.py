@@ -229,72 +229,41 @@ class Training:
     def _train_pass(self, position: Position, stop: StopRequest) -> Position:
         """The rest of an epoch's batches."""
         session, config = self._session, self._session.config
-        self._view.epoch_begins(position.epoch, session.steps)
-        for _ in range(position.step):
-            self._view.step_done(position.losses[-1], config.train.batch_size, position.waited_s)
+        self._view.epoch_begins(position.epoch, session.steps - position.step)
         if position.step == session.steps:
             return position
-        plan = plan_training(
-            session.data.training,
-            samples=session.samples,
-            batch_size=config.train.batch_size,
-            replicas=session.devices.replicas,
-            seed=config.train.seed,
-            epoch=position.epoch,
-            clot_share=config.train.clot_share,
-        )
-        fresh = config.train.source == "sliced"
-        feed = Feed(
-            session.data.training,
-            plan,
-            session.feed,
-            augment=config.augment if fresh else None,
-            seed=config.train.seed,
-            epoch=position.epoch,
-            log_parameters=config.runtime.log_augment > 0 and fresh,
-            first_step=position.step,
-            replicas=session.local_replicas,
-        )
-        local = slice(session.local_replicas.start, session.local_replicas.stop)
-        clock = _Clock(position, every_s=60 * config.runtime.checkpoint_minutes)
+        under_way = EpochUnderWay(session, position)
         in_flight: InFlight | None = None
-        for number, batches in enumerate(feed, start=position.step):
+        for number, batches, weights, uids in under_way:
             rate = learning_rate(config.train, position.epoch - 1 + number / session.steps)
             session.optimizer.learning_rate.assign(rate)
-            told = session.train_step(
-                batches,
-                plan.weights[number, local],
-                number=(position.epoch - 1) * session.steps + number,
-                stop=bool(stop),
-            )
+            whole = (position.epoch - 1) * session.steps + number
+            told = session.train_step(batches, weights, number=whole, stop=bool(stop))
             self._log_augmentations(position.epoch, number, batches)
             # Reading what a step told waits for it; only then may its batch be let go.
-            stops = 0.0
-            if in_flight is not None:
-                position, stops = self._settle(position, in_flight)
-            in_flight = InFlight(told, batches, plan.uids[number])
-            if stops or clock.due():
-                position, _ = self._settle(position, in_flight)
+            stops = self._settle(under_way, in_flight)
+            in_flight = InFlight(told, batches, uids)
+            if stops or under_way.checkpoint_due():
+                self._settle(under_way, in_flight)
                 in_flight = None
-                position = clock.stamp(position, feed.waited_s)
                 if stops:
-                    self._stop(position, stop)
-                self._keeper.checkpoint(position)
-        if in_flight is not None:
-            position, stops = self._settle(position, in_flight)
-            if stops:
-                self._stop(clock.stamp(position, feed.waited_s), stop)
-        return clock.stamp(position, feed.waited_s)
+                    self._stop(under_way.position, stop)
+                self._keeper.checkpoint(under_way.position)
+        if self._settle(under_way, in_flight):
+            self._stop(under_way.position, stop)
+        return under_way.position
 
-    def _settle(self, position: Position, step: InFlight) -> tuple[Position, float]:
-        """Waits for a step; gives the position after it, and how many replicas want to stop."""
+    def _settle(self, under_way: "EpochUnderWay", step: InFlight | None) -> float:
+        """Waits for a step, where there is one; tells how many replicas want to stop."""
+        if step is None:
+            return 0.0
         result = StepResult.of(step.told)
-        require_finite(result, position, self._session, step.batches, step.uids, self._run)
-        self._view.step_done(result.loss, self._session.config.train.batch_size, position.waited_s)
-        return (
-            replace(position, step=position.step + 1, losses=(*position.losses, result.loss)),
-            result.stops,
+        require_finite(
+            result, under_way.epoch, len(under_way.losses), self._session, step.batches, step.uids, self._run
         )
+        under_way.losses.append(result.loss)
+        self._view.step_done(result.loss, self._session.config.train.batch_size, under_way.feed.waited_s)
+        return result.stops
 
     def _log_augmentations(self, epoch: int, number: int, batches: list[ReplicaBatch]) -> None:
         """Writes down how the first samples of an epoch were augmented."""
@@ -354,26 +323,70 @@ class Training:
         return draw_overlays(images, masks, session.evaluated(images, training=False).numpy())
 
 
-class _Clock:
-    """How long an epoch has been trained, and when the next checkpoint within it is due."""
+class EpochUnderWay:
+    """The rest of an epoch's batches, and how far it is.
 
-    def __init__(self, position: Position, *, every_s: float) -> None:
-        self._started = self._last = time.perf_counter()
-        self._before_s, self._waited_before_s = position.seconds, position.waited_s
-        self._every_s = every_s
+    Attributes:
+        feed: where the batches come from.
+        losses: of the batches that are done.
+    """
 
-    def due(self) -> bool:
+    def __init__(self, session: Session, position: Position) -> None:
+        config = session.config
+        augmented = config.train.source == "sliced"
+        self._local = slice(session.local_replicas.start, session.local_replicas.stop)
+        self._start = position
+        self._plan = plan_training(
+            session.data.training,
+            samples=session.samples,
+            batch_size=config.train.batch_size,
+            replicas=session.devices.replicas,
+            seed=config.train.seed,
+            epoch=position.epoch,
+            clot_share=config.train.clot_share,
+        )
+        self.losses = list(position.losses)
+        self._every_s = 60 * config.runtime.checkpoint_minutes
+        self._started = self._last_checkpoint = time.perf_counter()
+        self.feed = Feed(
+            session.data.training,
+            self._plan,
+            session.feed,
+            augment=config.augment if augmented else None,
+            seed=config.train.seed,
+            epoch=position.epoch,
+            log_parameters=config.runtime.log_augment > 0 and augmented,
+            first_step=position.step,
+            replicas=session.local_replicas,
+        )
+
+    def __iter__(
+        self,
+    ) -> Iterator[tuple[int, list[ReplicaBatch], NDArray[np.float32], NDArray[np.int64]]]:
+        """Number in the epoch, the batches and weights of this process's replicas, and the uids of all."""
+        for number, batches in enumerate(self.feed, start=self._start.step):
+            yield number, batches, self._plan.weights[number, self._local], self._plan.uids[number]
+
+    @property
+    def epoch(self) -> int:
+        """From 1."""
+        return self._start.epoch
+
+    @property
+    def position(self) -> Position:
+        """How far the training is."""
+        return replace(
+            self._start,
+            step=len(self.losses),
+            losses=tuple(self.losses),
+            seconds=self._start.seconds + time.perf_counter() - self._started,
+            waited_s=self._start.waited_s + self.feed.waited_s,
+        )
+
+    def checkpoint_due(self) -> bool:
         """Whether it is time for a checkpoint, again and again."""
         now = time.perf_counter()
-        if not self._every_s or now - self._last < self._every_s:
+        if not self._every_s or now - self._last_checkpoint < self._every_s:
             return False
-        self._last = now
+        self._last_checkpoint = now
         return True
-
-    def stamp(self, position: Position, waited_s: float) -> Position:
-        """The position with the time that its epoch has taken so far."""
-        return replace(
-            position,
-            seconds=self._before_s + time.perf_counter() - self._started,
-            waited_s=self._waited_before_s + waited_s,
-        )

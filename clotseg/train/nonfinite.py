@@ -12,13 +12,13 @@ from clotseg.dali.feed import ReplicaBatch
 from clotseg.errors import DataError, EnvironmentProblem
 from clotseg.project import Run
 from clotseg.train.session import Session
-from clotseg.train.state import Position
 from clotseg.train.step import StepResult
 
 
 def require_finite(
     result: StepResult,
-    position: Position,
+    epoch: int,
+    step: int,
     session: Session,
     batches: Sequence[ReplicaBatch],
     uids: NDArray[np.int64],
@@ -28,7 +28,7 @@ def require_finite(
 
     Args:
         result: what the step told.
-        position: before it.
+        epoch, step: which it is, from 1 and from 0.
         session: what trains.
         batches: of this process's replicas.
         uids: of the whole global batch, int64 [replicas, N].
@@ -41,8 +41,8 @@ def require_finite(
         return
     what = "loss" if not math.isfinite(result.loss) else "length of the gradients"
     value = result.loss if what == "loss" else result.gradient_norm
-    place = f"epoch {position.epoch}, batch {position.step + 1}"
-    file = None if run is None else _write_batch(run, position, batches)
+    place = f"epoch {epoch}, batch {step + 1}"
+    file = None if run is None else _write_batch(run, f"epoch-{epoch:04d}-step-{step:06d}", batches)
     where = f"worker {session.devices.place.worker}" if run is None else run.folder
     raise DataError(
         f"the {what} became {value} in {place}, of the slices with uids {uids.ravel().tolist()}",
@@ -52,8 +52,8 @@ def require_finite(
     )
 
 
-def _write_batch(run: Run, position: Position, batches: Sequence[ReplicaBatch]) -> Path | None:
-    file = run.relevant / f"nonfinite-epoch-{position.epoch:04d}-step-{position.step:06d}.npz"
+def _write_batch(run: Run, place: str, batches: Sequence[ReplicaBatch]) -> Path | None:
+    file = run.relevant / f"nonfinite-{place}.npz"
     try:
         with artifact.writing(file):
             np.savez_compressed(
