@@ -129,7 +129,7 @@ class FeedSettings:
         channels: of every slice.
         gpus: the GPU of each replica that is served, or None for each replica on the CPU.
         threads: CPU threads of each pipeline.
-        prefetch: batches each pipeline makes ahead.
+        prefetch: batches each pipeline makes ahead at least.
     """
 
     size: int
