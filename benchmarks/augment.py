@@ -2,7 +2,7 @@
 
 All do the six transforms of the default settings on the same slices with CTA and NCCT:
 
-    ours      the DALI graph that training uses, 2 threads
+    ours      the drawing and the DALI graph that training uses, 2 threads
     once      albumentations in 2 processes, each builds its transforms once; results stay where they are made
     original  one process, albumentations' transforms built anew for each slice by a shuffled key
 
@@ -42,45 +42,52 @@ def make_slices(side: int) -> tuple[list[Bytes], list[Bytes]]:
     return images, [(radius[..., 0] < 0.05).astype(np.uint8)] * SLICES
 
 
-def build_ours(side: int, batch: int, device: str) -> Callable[[int], None]:
-    """Draws and graph of training, on slices that are in memory; the function augments so many slices."""
+def build_ours(side: int, batch: int, device: str) -> Callable[[int], int]:
+    """Draws and graph of training, on slices in memory; the function augments up to so many slices.
+
+    As in training, the slices of several batches are augmented together.
+    """
     from nvidia.dali import fn, pipeline_def
 
     from clotseg.config import AugmentConfig
     from clotseg.dali.augment.draws import EpochDraws
     from clotseg.dali.augment.transforms import bounds_of, given, transform
+    from clotseg.dali.feed import AT_ONCE
 
     config = AugmentConfig()
     images, masks = make_slices(side)
-    batches = [
-        (images[start : start + batch], [mask[..., np.newaxis] for mask in masks[start : start + batch]])
-        for start in range(0, SLICES - batch + 1, batch)
+    together = batch * max(1, AT_ONCE // batch)
+    given_slices = [
+        (images * together)[:together],
+        [mask[..., np.newaxis] for mask in (masks * together)[:together]],
     ]
     bounds = bounds_of(config, channels=2, largest_side=side)
     draws = EpochDraws(config, seed=1, epoch=1, spread=0)
 
     def drawn(number: int) -> Any:
-        return draws.columns(number * batch, batch)
+        return draws.columns(number * together, together)
 
     @pipeline_def(
-        batch_size=batch,
+        batch_size=together,
         num_threads=WORKERS,
         device_id=0 if device == "gpu" else None,
         enable_conditionals=True,
     )
     def pipeline() -> Any:
-        slices, truth = fn.external_source(source=batches, num_outputs=2, cycle=True, layout=["HWC", "HWC"])
+        slices, truth = fn.external_source(source=lambda: given_slices, num_outputs=2, layout=["HWC", "HWC"])
         if device == "gpu":
             slices, truth = slices.gpu(), truth.gpu()
-        return transform(slices, truth, given(drawn, bounds), bounds)
+        return transform(slices, truth, given(drawn, bounds, slices.device), bounds)
 
     built = pipeline()
     built.build()
 
-    def augment(count: int) -> None:
-        for _ in range(count // batch):
+    def augment(count: int) -> int:
+        runs = max(1, count // together)
+        for _ in range(runs):
             outputs = built.run()
         outputs[0].as_cpu()  # Waits for a GPU.
+        return runs * together
 
     return augment
 
@@ -130,7 +137,7 @@ def work(side: int, orders: Any, done: Any) -> None:
         done.put(count)
 
 
-def build_once(side: int) -> tuple[Callable[[int], None], Callable[[], None]]:
+def build_once(side: int) -> tuple[Callable[[int], int], Callable[[], None]]:
     """Starts the processes; the functions augment so many slices, and end the processes."""
     context = multiprocessing.get_context("spawn")
     orders, done = [context.Queue() for _ in range(WORKERS)], context.Queue()
@@ -138,11 +145,10 @@ def build_once(side: int) -> tuple[Callable[[int], None], Callable[[], None]]:
     for process in processes:
         process.start()
 
-    def augment(count: int) -> None:
+    def augment(count: int) -> int:
         for order in orders:
             order.put(count // WORKERS)
-        for _ in orders:
-            done.get()
+        return sum(done.get() for _ in orders)
 
     def end() -> None:
         for order in orders:
@@ -153,19 +159,20 @@ def build_once(side: int) -> tuple[Callable[[int], None], Callable[[], None]]:
     return augment, end
 
 
-def build_original(side: int) -> Callable[[int], None]:
+def build_original(side: int) -> Callable[[int], int]:
     """Transforms built anew for each slice, as the key of the slice says."""
     albumentations, clahe = albumentations_with_clahe()
     images, masks = make_slices(side)
     keys = random.Random(1)
 
-    def augment(count: int) -> None:
+    def augment(count: int) -> int:
         for number in range(count):
             zeros = keys.randint(0, 7)
             key = [0.0] * zeros + [1.0] * (8 - zeros)
             keys.shuffle(key)
             transforms = six(albumentations, clahe, [key[slot] for slot in (0, 1, 2, 5, 6, 7)])
             transforms(image=images[number % SLICES], mask=masks[number % SLICES])
+        return count
 
     return augment
 
@@ -185,8 +192,8 @@ def measure(side: int, arguments: argparse.Namespace) -> None:
     for _ in range(arguments.repeats):
         for name, augment in ways.items():
             started = time.perf_counter()
-            augment(counts[name])
-            speeds[name].append(counts[name] / (time.perf_counter() - started))
+            done = augment(counts[name])
+            speeds[name].append(done / (time.perf_counter() - started))
     end()
     middle = {name: statistics.median(values) for name, values in speeds.items()}
     cells = [f"{middle[name]:.0f} ({min(speeds[name]):.0f}–{max(speeds[name]):.0f})" for name in ways]
@@ -198,7 +205,7 @@ def main() -> None:
     """Measures every size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where ours runs")
-    parser.add_argument("--batch", type=int, default=20, help="slices a batch of ours; at most 64")
+    parser.add_argument("--batch", type=int, default=20, help="slices a batch of ours")
     parser.add_argument("--slices", type=int, default=1200, help="slices a repeat")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()

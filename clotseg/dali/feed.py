@@ -27,6 +27,8 @@ from clotseg.prep.shards import index_name
 Tensor = Any  # TensorFlow ships no types
 
 SIZE_STEP = 16
+AT_ONCE = 64
+"""Operators take a while to start, so a pipeline augments up to so many slices of some steps together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,7 +131,7 @@ class FeedSettings:
         channels: of every slice.
         gpus: the GPU of each replica that is served, or None for each replica on the CPU.
         threads: CPU threads of each pipeline.
-        prefetch: batches each pipeline makes ahead.
+        prefetch: batches each pipeline makes ahead at least.
     """
 
     size: int
@@ -176,6 +178,8 @@ class Feed:
         self._settings = settings
         self._first_step = first_step
         self._served = range(plan.uids.shape[1]) if replicas is None else replicas
+        steps, _, count = plan.uids.shape
+        self._steps_a_run = min(max(1, AT_ONCE // count), max(1, steps - first_step)) if augment else 1
         self._log_parameters = log_parameters
         self._to_log: list[deque[Columns]] = [deque() for _ in self._served]
         self.waited_s = 0.0
@@ -199,11 +203,16 @@ class Feed:
             indices=indices,
             size=self._settings.size,
             augment=augmentation,
-            batch_size=uids.shape[1],
+            batch_size=self._steps_a_run * uids.shape[1],
             threads=self._settings.threads,
             device_id=gpu,
-            prefetch=self._settings.prefetch,
+            prefetch=self._runs_ahead,
         )
+
+    @property
+    def _runs_ahead(self) -> int:
+        """At least two where that is asked for: with one, DALI makes nothing while the training computes."""
+        return max(min(2, self._settings.prefetch), -(-self._settings.prefetch // self._steps_a_run))
 
     def _augmentations(self, augment: AugmentConfig | None, seed: int, epoch: int) -> list[Any]:
         """What is done to the batches of each pipeline; None is nothing."""
@@ -213,7 +222,7 @@ class Feed:
         from clotseg.dali.pipeline import Augmentation
 
         # Pipelines are ahead of one another by what they make ahead.
-        spread = (self._settings.prefetch + 1) * self._plan.uids[0].size
+        spread = (self._runs_ahead + 1) * self._steps_a_run * self._plan.uids[0].size
         draws = EpochDraws(augment, seed=seed, epoch=epoch, spread=spread)
         bounds = bounds_of(augment, channels=self._settings.channels, largest_side=self._settings.size)
         return [
@@ -222,10 +231,12 @@ class Feed:
         ]
 
     def _parameters(self, draws: EpochDraws, replica: int, to_log: deque[Columns], number: int) -> Columns:
+        """What is done to the slices of one run of a pipeline, those of each step in turn."""
         steps, replicas, count = self._plan.uids.shape
-        # Batches are asked for ahead: towards the end of an epoch, some that never come.
-        step = min(self._first_step + number, steps - 1)
-        columns = draws.columns((step * replicas + replica) * count, count)
+        # Runs are asked for ahead: towards the end of an epoch, some that never come.
+        step = min(self._first_step + number * self._steps_a_run, steps - 1)
+        shared = draws.columns(step * replicas * count, self._steps_a_run * replicas * count)
+        columns = {name: _share(values, replica, replicas, count) for name, values in shared.items()}
         if self._log_parameters:
             to_log.append(columns)
         return columns
@@ -236,13 +247,17 @@ class Feed:
         Raises:
             CorruptArtifactError: a record is not the one its index and manifest promise.
         """
-        for uids in self._plan.uids[self._first_step :, list(self._served)]:
-            started = time.perf_counter()
-            batches = [
-                _to_tensorflow(pipeline.run(), to_log.popleft() if to_log else None)
-                for pipeline, to_log in zip(self._pipelines, self._to_log, strict=True)
-            ]
-            self.waited_s += time.perf_counter() - started
+        runs: list[list[ReplicaBatch]] = [[] for _ in self._pipelines]
+        for number, uids in enumerate(self._plan.uids[self._first_step :, list(self._served)]):
+            place = number % self._steps_a_run
+            if place == 0:
+                started = time.perf_counter()
+                runs = [
+                    _to_tensorflow(pipeline.run(), to_log.popleft() if to_log else None, self._steps_a_run)
+                    for pipeline, to_log in zip(self._pipelines, self._to_log, strict=True)
+                ]
+                self.waited_s += time.perf_counter() - started
+            batches = [run[place] for run in runs]
             for batch, expected in zip(batches, uids, strict=True):
                 if not np.array_equal(batch.uids, expected):
                     raise CorruptArtifactError(
@@ -253,17 +268,30 @@ class Feed:
             yield batches
 
 
-def _to_tensorflow(outputs: Sequence[Any], columns: Columns | None) -> ReplicaBatch:
-    """Hands DALI's buffers to TensorFlow by DLPack: no pixel is copied; a buffer lives with its tensor."""
+def _share(values: NDArray[Any], replica: int, replicas: int, count: int) -> NDArray[Any]:
+    """What is one replica's of the values of some steps, `count` a step."""
+    by_replica = values.reshape(-1, replicas, count, *values.shape[1:])[:, replica]
+    return np.ascontiguousarray(by_replica).reshape(-1, *values.shape[1:])
+
+
+def _to_tensorflow(outputs: Sequence[Any], columns: Columns | None, steps: int) -> list[ReplicaBatch]:
+    """Hands DALI's buffers to TensorFlow by DLPack, cut into the batches of so many steps.
+
+    No pixel is copied: a part along the first axis shares its buffer, which lives with the last of its parts.
+    """
     import tensorflow as tf
 
-    images, masks, uids = outputs
-    return ReplicaBatch(
-        images=tf.experimental.dlpack.from_dlpack(images.as_tensor().__dlpack__()),
-        masks=tf.experimental.dlpack.from_dlpack(masks.as_tensor().__dlpack__()),
-        uids=np.array(uids.as_tensor()).ravel(),
-        parameters=[] if columns is None else to_records(columns),
+    images, masks = (
+        tf.experimental.dlpack.from_dlpack(part.as_tensor().__dlpack__()) for part in outputs[:2]
     )
+    uids = np.array(outputs[2].as_tensor()).ravel()
+    records = [] if columns is None else to_records(columns)
+    count = len(uids) // steps
+    parts = [slice(step * count, (step + 1) * count) for step in range(steps)]
+    return [
+        ReplicaBatch(images=images[part], masks=masks[part], uids=uids[part], parameters=records[part])
+        for part in parts
+    ]
 
 
 def _write_indices(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from clotseg.config import AugmentConfig
-from clotseg.dali.feed import Feed, SlicedCohort, _to_tensorflow, open_cohort, padded_size
+from clotseg.dali.feed import AT_ONCE, Feed, SlicedCohort, _to_tensorflow, open_cohort, padded_size
 from clotseg.dali.order import EpochPlan, plan_pass, plan_training
 from clotseg.dali.pipeline import slice_pipeline
 from clotseg.errors import CorruptArtifactError
@@ -194,15 +194,16 @@ def test_workers_that_serve_some_replicas_each_give_the_batches_of_one_that_serv
 
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_an_epoch_taken_up_at_any_step_goes_on_bit_for_bit(recorded: Recorded, replicas: int) -> None:
-    plan = plan_training(recorded.cohort, samples=50, batch_size=12, replicas=replicas, seed=3, epoch=2)
+    plan = plan_training(recorded.cohort, samples=185, batch_size=12, replicas=replicas, seed=3, epoch=2)
     options = {"augment": AugmentConfig(), "seed": 5, "epoch": 2}
     whole = gather(recorded.cohort, plan, **options)
-    assert len(plan.uids) == 5
-    for first_step in range(5):
+    assert len(plan.uids) == 16
+    assert 12 * len(plan.uids) / replicas > AT_ONCE, "pipelines run more than once"
+    for first_step in (0, 1, 5, 6, 15):
         rest = gather(recorded.cohort, plan, first_step=first_step, **options)
         for all_values, values in zip(whole, rest, strict=True):
             assert values.tobytes() == all_values[first_step * 12 :].tobytes()
-    assert list(Feed(recorded.cohort, plan, settings(replicas), first_step=5)) == []
+    assert list(Feed(recorded.cohort, plan, settings(replicas), first_step=16, **options)) == []
 
 
 def test_parameters_are_logged_from_the_step_an_epoch_is_taken_up_at(recorded: Recorded) -> None:
@@ -248,18 +249,20 @@ def test_no_pixel_is_copied_on_the_way_to_tensorflow(recorded: Recorded) -> None
         prefetch=1,
     ).run()
     addresses = [part.as_tensor().data_ptr() for part in outputs[:2]]
-    batch = _to_tensorflow(outputs, None)
-    for tensor, address in zip((batch.images, batch.masks), addresses, strict=True):
-        assert np.asarray(memoryview(tensor)).__array_interface__["data"][0] == address
+    for step, batch in enumerate(_to_tensorflow(outputs, None, 2)):
+        assert len(batch.images) == len(batch.masks) == 2
+        for tensor, address in zip((batch.images, batch.masks), addresses, strict=True):
+            array = np.asarray(memoryview(tensor))
+            assert array.__array_interface__["data"][0] == address + step * array.nbytes
 
 
 def test_batches_that_are_kept_are_not_overwritten_by_later_steps(recorded: Recorded) -> None:
-    plan = plan_training(recorded.cohort, samples=60, batch_size=4, replicas=1, seed=1, epoch=1)
+    plan = plan_training(recorded.cohort, samples=5 * AT_ONCE, batch_size=4, replicas=1, seed=1, epoch=1)
     kept, copies = [], []
     for step in Feed(recorded.cohort, plan, settings(), augment=ALWAYS, seed=1, epoch=1):
         kept.append(step[0])
         copies.append((step[0].images.numpy().copy(), step[0].masks.numpy().copy()))
-    assert len(kept) == 15
+    assert len(kept) == 5 * AT_ONCE / 4
     for batch, (images, masks) in zip(kept, copies, strict=True):
         np.testing.assert_array_equal(batch.images.numpy(), images)
         np.testing.assert_array_equal(batch.masks.numpy(), masks)

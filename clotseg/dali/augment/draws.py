@@ -13,7 +13,7 @@ import numpy as np
 from clotseg.config import AugmentConfig
 from clotseg.dali.augment.parameters import PARAMETER_TYPES, Columns
 
-CHUNK = 1024
+CHUNK = 2048
 MOST_CHUNKS = 1024
 
 
