@@ -115,11 +115,11 @@ class PlainTrainingView(_AccountKeeper):
     def __init__(self) -> None:
         super().__init__()
         self._progress = PlainProgress()
-        self._last_line = time.monotonic()
+        self._last_line = 0.0
 
     @contextmanager
     def _shown(self) -> Iterator[None]:
-        state = self.state
+        state, self._last_line = self.state, time.monotonic()
         resumed = {"first_epoch": state.done + 1} if state.done else {}
         self._progress.say("train", run=state.name, devices=state.devices, epochs=state.epochs, **resumed)
         yield
