@@ -121,6 +121,16 @@ def test_a_log_of_a_long_epoch_gets_lines_within_it(
     ]
 
 
+def test_the_first_lines_of_a_log_wait_for_the_run_to_last(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "PLAIN_INTERVAL_S", 0.2)
+    view = PlainTrainingView()
+    time.sleep(0.3)  # as preparing does
+    run_one_epoch(view, Row())
+    assert "event=step" not in capsys.readouterr().err
+
+
 def test_a_log_tells_where_a_run_goes_on_and_what_was_said(capsys: pytest.CaptureFixture[str]) -> None:
     view = PlainTrainingView()
     with view.run("run", "CPU", 30, 24, HISTORY):
