@@ -58,7 +58,7 @@ def test_the_live_panel_of_a_resumed_run_goes_on_where_it_was() -> None:
 def test_the_live_panel_shows_what_this_machine_does() -> None:
     view, screen = live_view()
     run_one_epoch(view, Row())
-    assert re.fullmatch(r"(\d+%, )?\d+\.\d GB", value(last_panel(screen), "this run"))
+    assert re.fullmatch(r"(\d+%, )?\d+\.\d GB", value(last_panel(screen), "CPU, run"))
 
 
 def test_a_starving_epoch_is_told_with_advice_on_the_panel() -> None:
