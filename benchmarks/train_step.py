@@ -7,7 +7,8 @@ All train the same U-Net on the same slices of a synthetic cohort, with Adam and
     fit       Keras `fit` on tf.data from the same shards, with the transforms of albumentations
 
 Each runs a number of steps in turn, so that whatever else runs on the machine disturbs all three alike. What
-counts is the time from the end of a turn's first step to the end of its last. Prints a table, and the memory
+counts is the time from the end of a turn's first step to the end of its last, wall time and processor time;
+ratios are of turns that followed one another. Prints a table, how long opening an epoch takes, and the memory
 that this process holds while `ours` goes on for many steps.
 """
 
@@ -16,9 +17,10 @@ import itertools
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -42,8 +44,41 @@ FILTERS_ON_GPU = 32
 CASES, SLICES = 10, 24
 STEPS_AN_EPOCH = 50
 
-Turn = Callable[[int], tuple[float, float]]
-"""Takes so many steps; gives the seconds until the first has ended, and from there to the end of the last."""
+
+class Clock:
+    """Wall time, and the processor time of all threads of this process, at the end of each step of a turn."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._ends: list[tuple[float, float]] = []
+
+    def step_ended(self) -> None:
+        """Takes the times."""
+        self._ends.append((time.perf_counter(), time.process_time()))
+
+    @property
+    def counted(self) -> int:
+        """How many steps lie between the end of the first and the end of the last."""
+        return len(self._ends) - 1
+
+    @property
+    def wall_s(self) -> float:
+        """From the end of the first step to the end of the last."""
+        return self._ends[-1][0] - self._ends[0][0]
+
+    @property
+    def processor_s(self) -> float:
+        """The same in processor time."""
+        return self._ends[-1][1] - self._ends[0][1]
+
+    @property
+    def opening_s(self) -> float:
+        """What the first step took longer than the others."""
+        return self._ends[0][0] - self._started - self.wall_s / self.counted
+
+
+Turn = Callable[[int, Clock], None]
+"""Takes so many steps, and tells the clock when each has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,21 +105,18 @@ def make_cohort(folder: Path, side: int) -> SlicedCohort:
     return open_cohort(project.sliced / "Training", read_sliced(project, "Training"))
 
 
-def timed(ends: Iterator[Any]) -> tuple[float, float]:
-    """Runs through the steps; see `Turn`."""
-    started = time.perf_counter()
-    moments = [time.perf_counter() for _ in ends]
-    return moments[0] - started, moments[-1] - moments[0]
-
-
-def losses(step: TrainStep, batches: Iterable[list[ReplicaBatch]], weights: Sequence[Any]) -> Iterator[float]:
-    """Steps as the loop takes them: a step is started before the loss of the one before is read."""
+def take_steps(
+    step: TrainStep, batches: Iterable[list[ReplicaBatch]], weights: Sequence[Any], clock: Clock
+) -> None:
+    """Takes steps as the loop does: one is started before the loss of the one before is read."""
     in_flight: list[Any] = []
     for batch, weight in zip(batches, weights, strict=True):
         in_flight.append((step(batch, weight), batch))
         if len(in_flight) > 1:
-            yield float(in_flight.pop(0)[0])
-    yield float(in_flight.pop()[0])
+            float(in_flight.pop(0)[0])
+            clock.step_ended()
+    float(in_flight.pop()[0])
+    clock.step_ended()
 
 
 def build_ours(setting: Setting) -> tuple[Turn, Turn]:
@@ -125,15 +157,12 @@ def build_ours(setting: Setting) -> tuple[Turn, Turn]:
         images=tf.identity(first.images), masks=tf.identity(first.masks), uids=first.uids, parameters=[]
     )
 
-    def ours(steps: int) -> tuple[float, float]:
-        opened = time.perf_counter()
+    def ours(steps: int, clock: Clock) -> None:
         batches, weights = feed(steps)
-        opening_s = time.perf_counter() - opened
-        first_s, rest_s = timed(losses(step, batches, weights))
-        return opening_s + first_s, rest_s
+        take_steps(step, batches, weights, clock)
 
-    def constant(steps: int) -> tuple[float, float]:
-        return timed(losses(step, [[kept]] * steps, [weight] * steps))
+    def constant(steps: int, clock: Clock) -> None:
+        take_steps(step, [[kept]] * steps, [weight] * steps, clock)
 
     return ours, constant
 
@@ -181,48 +210,52 @@ def build_fit(setting: Setting) -> Turn:
     model = build_unet(setting.network, size=setting.side, channels=2)
     model.compile(optimizer=keras.optimizers.Adam(5e-4), loss=soft_dice)
 
-    def fit(steps: int) -> tuple[float, float]:
-        moments: list[float] = []
+    def fit(steps: int, clock: Clock) -> None:
         watch = keras.callbacks.LambdaCallback(
-            on_train_batch_end=lambda batch, logs: moments.append(time.perf_counter())  # noqa: ARG005
+            on_train_batch_end=lambda batch, logs: clock.step_ended()  # noqa: ARG005
         )
-        started = time.perf_counter()
         model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[watch])
-        return moments[0] - started, moments[-1] - moments[0]
 
     return fit
 
 
 def measure(setting: Setting, ways: dict[str, Turn], *, steps: int, repeats: int) -> None:
-    """One line of the table."""
-    speeds: dict[str, list[float]] = {name: [] for name in ways}
-    openings: list[float] = []
+    """The lines of the table for one size: wall time, then processor time, which load disturbs less."""
+    clocks: dict[str, list[Clock]] = {name: [] for name in ways}
     for turn in ways.values():
-        turn(3)
+        turn(3, Clock())
     for _ in range(repeats):
         for name, turn in ways.items():
-            first_s, rest_s = turn(steps)
-            speeds[name].append((steps - 1) * setting.batch / rest_s)
-            if name == "ours":
-                openings.append(first_s - rest_s / (steps - 1))
-    shares = {
-        name: statistics.median(o / t for o, t in zip(speeds["ours"], speeds[name], strict=True))
-        for name in ways
-    }
-    cells = [
-        f"{statistics.median(speeds[name]):.1f} ({min(speeds[name]):.1f}–{max(speeds[name]):.1f})"
-        for name in ways
-    ]
-    row = [f"{setting.side} × {setting.side}, {setting.filters} filters, batch {setting.batch}", *cells]
-    row += [f"{shares[name]:.3f}" for name in ("constant", "fit")]
-    print(f"| {' | '.join(row)} | {statistics.median(openings):.2f} s |", flush=True)
+            clock = Clock()
+            turn(steps, clock)
+            clocks[name].append(clock)
+    told = f"{setting.side}², {setting.filters} filters, batches of {setting.batch}"
+    for kind in ("wall_s", "processor_s"):
+        speeds = {
+            name: [clock.counted * setting.batch / getattr(clock, kind) for clock in clocks[name]]
+            for name in ways
+        }
+        ratios = {
+            name: [ours / other for ours, other in zip(speeds["ours"], speeds[name], strict=True)]
+            for name in ("constant", "fit")
+        }
+        cells = [middle(speeds[name], 1) for name in ways] + [middle(ratios[name], 3) for name in ratios]
+        print(f"| {told}, {kind.removesuffix('_s')} time | {' | '.join(cells)} |", flush=True)
+    opening = middle([clock.opening_s for clock in clocks["ours"]], 2)
+    print(f"opening an epoch at {setting.side}²: {opening} s", file=sys.stderr, flush=True)
+
+
+def middle(values: list[float], digits: int) -> str:
+    """Median, and the quartiles."""
+    low, median, high = statistics.quantiles(values, n=4)
+    return f"{median:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
 def watch_memory(ours: Turn, setting: Setting, steps: int) -> None:
     """Resident memory while `ours` goes on, in epochs of 50 steps: feeds are opened and closed, too."""
     held = [resident_bytes()]
     for _ in range(-(-steps // STEPS_AN_EPOCH)):
-        ours(STEPS_AN_EPOCH)
+        ours(STEPS_AN_EPOCH, Clock())
         held.append(resident_bytes())
     said = [f"{(bytes_ or 0) / 2**20:.0f} MiB" for bytes_ in (held[0], held[len(held) // 2], held[-1])]
     taken = (len(held) - 1) * STEPS_AN_EPOCH
@@ -237,8 +270,8 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--sides", type=int, nargs="+", default=[96, 256], help="of a slice, in pixels")
     parser.add_argument("--filters", type=int, help="at full resolution; 16 at 96² and 8 at 256² on a CPU")
     parser.add_argument("--batch", type=int, help="slices a step; 16 at 96² and 8 at 256² on a CPU, else 20")
-    parser.add_argument("--turn", type=int, default=16, help="steps a turn")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each")
+    parser.add_argument("--turn", type=int, default=8, help="steps a turn")
+    parser.add_argument("--repeats", type=int, default=15, help="turns of each, at least 2")
     parser.add_argument(
         "--steps", type=int, default=500, help="steps over which memory is watched; 0 for none"
     )
@@ -256,11 +289,9 @@ def main() -> None:
         keras.mixed_precision.set_global_policy(f"mixed_{arguments.precision}")
     cores = len(os.sched_getaffinity(0))
     print(f"{date.today()}, {platform.machine()}, {cores} cores, {devices}, {arguments.precision}; ", end="")
-    print(
-        f"slices a second: median of {arguments.repeats} turns of {arguments.turn} steps (lowest–highest)\n"
-    )
-    print("| slices and network | ours | constant | fit | ours / constant | ours / fit | opening an epoch |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print(f"slices a second: median of {arguments.repeats} turns of {arguments.turn} steps (quartiles)\n")
+    print("| slices and network | ours | constant | fit | ours / constant | ours / fit |")
+    print("| --- | --- | --- | --- | --- | --- |")
     watched: tuple[Turn, Setting] | None = None
     with tempfile.TemporaryDirectory(prefix="clotseg-benchmark-") as scratch:
         for side in arguments.sides:

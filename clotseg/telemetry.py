@@ -25,7 +25,7 @@ class DeviceLoad:
     """What one device, this run or the whole machine does; None is unknown.
 
     Attributes:
-        name: `GPU 0`, `this run`, `machine`.
+        name: `GPU 0`, `CPU, run`, `CPU, all`.
         busy: share of its time, or of the processor cores, that was used since the last sample, 0…1.
         used_bytes: memory in use.
         total_bytes: memory there is.
@@ -122,10 +122,10 @@ class _Processors:
         total, available = _machine_memory()
         return (
             DeviceLoad(
-                name="this run", busy=None if run is None else min(run, 1.0), used_bytes=resident_bytes()
+                name="CPU, run", busy=None if run is None else min(run, 1.0), used_bytes=resident_bytes()
             ),
             DeviceLoad(
-                name="machine",
+                name="CPU, all",
                 busy=busy / every if every > 0 else None,
                 used_bytes=None if total is None or available is None else total - available,
                 total_bytes=total,

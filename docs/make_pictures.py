@@ -2,7 +2,7 @@
 
     python docs/make_pictures.py FOLDER
 
-It runs the demo there. The dashboard is saved as it stands in the middle of an epoch near the end; the report
+It runs the demo there. The dashboard is saved as it stands half way through the training; the report
 is photographed by Debian's chromium. Where the folder holds a finished demo, only the report is.
 """
 
@@ -23,7 +23,6 @@ from clotseg.project import Project
 from clotseg.train.records import runs
 
 IMAGES = Path(__file__).parent / "images"
-EPOCHS_LEFT = 4
 COLUMNS, LINES = 90, 24
 REPORT_SIZE = "1280,1200"
 
@@ -32,10 +31,10 @@ class PhotographedView(LiveTrainingView):
     """The dashboard, which is saved as a picture once."""
 
     def step_done(self, loss: float, slices: int, waited_s: float) -> None:
-        """Half way through the epoch before the last few, this is the moment."""
+        """In the middle of the epoch in the middle, this is the moment."""
         super().step_done(loss, slices, waited_s)
         state = self.state
-        if state.epoch == state.epochs - EPOCHS_LEFT and state.step == state.steps // 2:
+        if state.epoch == state.epochs // 2 + 1 and state.step == state.steps // 2:
             self._save(IMAGES / "dashboard.svg")
 
     def _save(self, picture: Path) -> None:

@@ -101,7 +101,7 @@ def test_what_a_gpu_does_not_tell_is_unknown_and_the_rest_stays() -> None:
 @pytest.mark.parametrize("question", ["nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex"])
 def test_a_failing_driver_leaves_the_processors(question: str) -> None:
     sampled = Telemetry(1, nvml=driver(CARDS, **{question: True})).sample()
-    assert [load.name for load in sampled] == ["this run", "machine"]
+    assert [load.name for load in sampled] == ["CPU, run", "CPU, all"]
 
 
 def test_without_a_gpu_in_the_run_the_driver_is_not_asked() -> None:
@@ -109,7 +109,7 @@ def test_without_a_gpu_in_the_run_the_driver_is_not_asked() -> None:
 
 
 def test_asking_for_gpus_on_this_machine_never_fails() -> None:
-    assert [load.name for load in Telemetry(4).sample()][-2:] == ["this run", "machine"]
+    assert [load.name for load in Telemetry(4).sample()][-2:] == ["CPU, run", "CPU, all"]
 
 
 def test_a_busy_run_shows_its_share_of_the_cores_and_an_idle_one_does_not(
@@ -127,7 +127,7 @@ def test_a_busy_run_shows_its_share_of_the_cores_and_an_idle_one_does_not(
 
 
 def own(sampler: Telemetry) -> DeviceLoad:
-    return next(load for load in sampler.sample() if load.name == "this run")
+    return next(load for load in sampler.sample() if load.name == "CPU, run")
 
 
 def test_memory_is_that_of_this_process_and_of_the_machine() -> None:
@@ -166,7 +166,7 @@ def test_a_machine_without_proc_tells_less_and_does_not_fail(monkeypatch: pytest
     monkeypatch.setattr(telemetry, "Path", Nowhere)
     run, machine = Telemetry().sample()
     assert run.used_bytes is None
-    assert machine == DeviceLoad(name="machine")
+    assert machine == DeviceLoad(name="CPU, all")
 
 
 def test_another_thread_may_sample_while_the_run_goes_on() -> None:

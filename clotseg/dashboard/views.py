@@ -115,11 +115,11 @@ class PlainTrainingView(_AccountKeeper):
     def __init__(self) -> None:
         super().__init__()
         self._progress = PlainProgress()
-        self._last_line = time.monotonic()
+        self._last_line = 0.0
 
     @contextmanager
     def _shown(self) -> Iterator[None]:
-        state = self.state
+        state, self._last_line = self.state, time.monotonic()
         resumed = {"first_epoch": state.done + 1} if state.done else {}
         self._progress.say("train", run=state.name, devices=state.devices, epochs=state.epochs, **resumed)
         yield
@@ -177,7 +177,7 @@ class PlainTrainingView(_AccountKeeper):
 
 def _load_facts(load: DeviceLoad) -> dict[str, float]:
     """`gpu0_busy=0.97 gpu0_gb=34.1 gpu0_w=412` and the like; `run_busy` is a share of the cores."""
-    prefix = {"this run": "run"}.get(load.name, load.name.lower().replace(" ", ""))
+    prefix = {"CPU, run": "run", "CPU, all": "machine"}.get(load.name) or load.name.lower().replace(" ", "")
     facts = {
         "busy": load.busy,
         "gb": None if load.used_bytes is None else load.used_bytes / 1e9,

@@ -38,7 +38,7 @@ def list_runs(project: Project) -> dict[str, Any]:
 
 def _told(run: Run) -> dict[str, Any]:
     unknown = dict.fromkeys(
-        ("reason", "started", "epochs", "epochs_planned", "best_dice", "best_epoch", "seconds")
+        ("state", "reason", "started", "epochs", "epochs_planned", "best_dice", "best_epoch", "seconds")
     )
     try:
         return {**unknown, **_state(run), **_progress(run)}

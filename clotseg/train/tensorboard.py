@@ -25,7 +25,7 @@ EVENT_VERSION = "brain.Event:2"
 
 TRUTH_COLOUR = (0, 220, 90)
 PREDICTION_COLOUR = (255, 60, 200)
-BOTH_COLOUR = (255, 255, 255)
+BOTH_COLOUR = (255, 225, 0)
 
 Pictures = NDArray[np.uint8]
 
@@ -69,11 +69,13 @@ class Events:
 
         Args:
             epoch: from 1.
-            images: uint8 [pictures, row, column, RGB].
+            images: uint8 [pictures, row, column, RGB]; where there is none, nothing is written.
 
         Raises:
             EnvironmentProblem: the disk is full or refuses the write; the next call tries again.
         """
+        if not len(images):
+            return
         values = [
             {"tag": f"validation/{number}", "image": _encoded(image)} for number, image in enumerate(images)
         ]
@@ -152,6 +154,9 @@ def read_slices(
     Returns:
         Images float32 [n, size, size, C] in 0…1, masks float32 [n, size, size, 1].
     """
+    if not len(uids):
+        side = (0, settings.size, settings.size)
+        return np.zeros((*side, settings.channels), np.float32), np.zeros((*side, 1), np.float32)
     plan = EpochPlan(uids=uids.reshape(1, 1, -1), weights=np.ones((1, 1, len(uids)), np.float32))
     ((batch,),) = Feed(cohort, plan, settings)
     return batch.images.numpy(), batch.masks.numpy()
@@ -166,7 +171,7 @@ def draw_overlays(
     channel: int = 0,
     zoom: int = 3,
 ) -> Pictures:
-    """Slices in grey with the truth outlined in green, the prediction in magenta, and white where they agree.
+    """Slices in grey with the truth outlined in green, the prediction in magenta, and yellow where both run.
 
     Args:
         slices: [slices, row, column, channel], uint8 or float in 0…1.

@@ -16,8 +16,8 @@ from tests.dashboard.conftest import HISTORY, Row
 ELEVEN = datetime(2024, 2, 29, 11, 0, 0)
 LOADS = (
     DeviceLoad(name="GPU 0", busy=0.97, used_bytes=34_100_000_000, total_bytes=80 * 10**9, power_w=412.3),
-    DeviceLoad(name="this run", busy=0.5, used_bytes=3_200_000_000),
-    DeviceLoad(name="machine", busy=0.625, used_bytes=9_000_000_000, total_bytes=24_700_000_000),
+    DeviceLoad(name="CPU, run", busy=0.5, used_bytes=3_200_000_000),
+    DeviceLoad(name="CPU, all", busy=0.625, used_bytes=9_000_000_000, total_bytes=24_700_000_000),
 )
 SIZES = pytest.mark.parametrize(
     ("width", "height"), [(80, 24), (200, 50), (40, 24)], ids=["80x24", "200x50", "40x24"]
@@ -83,8 +83,8 @@ def test_all_facts_are_shown_whole(midway: TrainingState, width: int, height: in
 def test_each_device_has_its_load_memory_and_power(midway: TrainingState, width: int, height: int) -> None:
     lines = panel(midway, width=width, height=height)
     assert value(lines, "GPU 0") == "97%, 34.1/80 GB, 412 W"
-    assert value(lines, "this run") == "50%, 3.2 GB"
-    assert value(lines, "machine") == "62%, 9.0/25 GB"
+    assert value(lines, "CPU, run") == "50%, 3.2 GB"
+    assert value(lines, "CPU, all") == "62%, 9.0/25 GB"
 
 
 @SIZES

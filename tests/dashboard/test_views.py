@@ -58,7 +58,7 @@ def test_the_live_panel_of_a_resumed_run_goes_on_where_it_was() -> None:
 def test_the_live_panel_shows_what_this_machine_does() -> None:
     view, screen = live_view()
     run_one_epoch(view, Row())
-    assert re.fullmatch(r"(\d+%, )?\d+\.\d GB", value(last_panel(screen), "this run"))
+    assert re.fullmatch(r"(\d+%, )?\d+\.\d GB", value(last_panel(screen), "CPU, run"))
 
 
 def test_a_starving_epoch_is_told_with_advice_on_the_panel() -> None:
@@ -119,6 +119,16 @@ def test_a_log_of_a_long_epoch_gets_lines_within_it(
     assert [(line["epoch"], line["step"]) for line in lines if line["event"] == "validation"] == [
         ("1", "1/1")
     ]
+
+
+def test_the_first_lines_of_a_log_wait_for_the_run_to_last(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "PLAIN_INTERVAL_S", 0.2)
+    view = PlainTrainingView()
+    time.sleep(0.3)  # as preparing does
+    run_one_epoch(view, Row())
+    assert "event=step" not in capsys.readouterr().err
 
 
 def test_a_log_tells_where_a_run_goes_on_and_what_was_said(capsys: pytest.CaptureFixture[str]) -> None:

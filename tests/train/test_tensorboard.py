@@ -21,7 +21,7 @@ from tests.conftest import largest_file, start_python
 from tests.dali.conftest import Recorded, read_records, settings
 from tests.train.conftest import ROW
 
-GREEN, MAGENTA, WHITE = (0, 220, 90), (255, 60, 200), (255, 255, 255)
+GREEN, MAGENTA, YELLOW = (0, 220, 90), (255, 60, 200), (255, 225, 0)
 
 
 def rows(last: int) -> list[EpochRow]:
@@ -160,7 +160,7 @@ def overlay(mask: Any, probability: Any, grey: Any = None, **options: Any) -> ND
     return draw_overlays(slices, truth, predicted, **options)[0]
 
 
-def test_outlines_are_green_for_the_truth_magenta_for_the_prediction_and_white_for_both() -> None:
+def test_outlines_are_green_for_the_truth_magenta_for_the_prediction_and_yellow_for_both() -> None:
     truth = np.zeros((6, 6), np.uint8)
     truth[1:4, 1:4] = 1
     probability = np.zeros((6, 6))
@@ -170,7 +170,7 @@ def test_outlines_are_green_for_the_truth_magenta_for_the_prediction_and_white_f
     expected[1:4, 1:4] = GREEN
     expected[2, 2] = 0  # inside
     expected[3:5, 1:4] = MAGENTA
-    expected[3, 1:4] = WHITE
+    expected[3, 1:4] = YELLOW
     np.testing.assert_array_equal(shown, expected)
 
 
@@ -220,7 +220,15 @@ def test_of_each_case_the_slice_with_most_clot_is_shown_the_largest_first() -> N
     case_of = np.array([0, 0, 0, 1, 1, 2, 2, 3, 3, 4])
     np.testing.assert_array_equal(slices_to_show(clot_pixels, case_of, 4), [5, 2, 9, 7])
     np.testing.assert_array_equal(slices_to_show(clot_pixels, case_of, 2), [5, 2])
-    assert slices_to_show(np.zeros(4, np.int64), np.arange(4), 3).size == 0
+
+
+def test_a_cohort_without_clots_has_no_pictures_and_no_errors(sliced_project: Project, run: Run) -> None:
+    none = slices_to_show(np.zeros(4, np.int64), np.arange(4), 3)
+    cohort = open_cohort(sliced_project.sliced / "Validation", read_sliced(sliced_project, "Validation"))
+    images, masks = read_slices(cohort, none, settings())
+    assert (images.shape, masks.shape) == ((0, 48, 48, 2), (0, 48, 48, 1))
+    Events(run).overlays(1, draw_overlays(images, masks, masks))
+    assert written(run) == ({}, {})
 
 
 def test_the_slices_to_show_are_read_in_their_order_as_validation_sees_them(sliced_project: Project) -> None:
