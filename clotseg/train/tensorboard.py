@@ -8,6 +8,7 @@ Event files are TFRecord files of `Event` messages; TensorBoard itself is not ne
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -158,7 +159,7 @@ def read_slices(
         side = (0, settings.size, settings.size)
         return np.zeros((*side, settings.channels), np.float32), np.zeros((*side, 1), np.float32)
     plan = EpochPlan(uids=uids.reshape(1, 1, -1), weights=np.ones((1, 1, len(uids)), np.float32))
-    ((batch,),) = Feed(cohort, plan, settings)
+    ((batch,),) = Feed(cohort, plan, replace(settings, gpus=settings.gpus[:1]))
     return batch.images.numpy(), batch.masks.numpy()
 
 
