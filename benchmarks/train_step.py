@@ -21,22 +21,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from augment import albumentations_with_clahe, six
 
-from clotseg.config import AugmentConfig, Config, FeedConfig, NetworkConfig, RuntimeConfig, TrainConfig
+from clotseg.config import AugmentConfig, Config, FeedConfig, NetworkConfig, RuntimeConfig, load_config
 from clotseg.console import PlainProgress
-from clotseg.dali.feed import Feed, FeedSettings, ReplicaBatch, SlicedCohort, open_cohort, plan_training
+from clotseg.dali.feed import Feed, FeedSettings, ReplicaBatch, SlicedCohort, open_cohort
+from clotseg.dali.order import plan_training
 from clotseg.phantom import write_cohort
 from clotseg.prep.stages import read_sliced, run_prep
 from clotseg.project import Project
 from clotseg.telemetry import resident_bytes
 from clotseg.train.devices import Devices, open_devices
-from clotseg.train.step import TrainStep, make_train_step
+from clotseg.train.optimizer import make_optimizer
+from clotseg.train.step import TrainStep
 from clotseg.train.unet import build_unet
 
 FILTERS_ON_CPU = {96: 16, 256: 8}
@@ -77,6 +79,9 @@ class Clock:
         return self._ends[0][0] - self._started - self.wall_s / self.counted
 
 
+PUBLISHED = load_config(Path("no clotseg.toml"), {"train.recipe": "ct-clotseg"})
+"""The published recipe, which plain Keras can follow step by step."""
+
 Turn = Callable[[int, Clock], None]
 """Takes so many steps, and tells the clock when each has ended."""
 
@@ -94,7 +99,7 @@ class Setting:
     @property
     def network(self) -> NetworkConfig:
         """The original's depth, dropout and regularisation."""
-        return NetworkConfig(filters=self.filters)
+        return replace(PUBLISHED.network, filters=self.filters)
 
 
 def make_cohort(folder: Path, side: int) -> SlicedCohort:
@@ -110,25 +115,23 @@ def take_steps(
 ) -> None:
     """Takes steps as the loop does: one is started before the loss of the one before is read."""
     in_flight: list[Any] = []
-    for batch, weight in zip(batches, weights, strict=True):
-        in_flight.append((step(batch, weight), batch))
+    for number, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
+        in_flight.append((step(batch, weight, number=number), batch))
         if len(in_flight) > 1:
-            float(in_flight.pop(0)[0])
+            in_flight.pop(0)[0].numpy()
             clock.step_ended()
-    float(in_flight.pop()[0])
+    in_flight.pop()[0].numpy()
     clock.step_ended()
 
 
 def build_ours(setting: Setting) -> tuple[Turn, Turn]:
     """`ours` and `constant`, which share one network."""
-    import keras
     import tensorflow as tf
 
     with setting.devices.strategy.scope():
         model = build_unet(setting.network, size=setting.side, channels=2)
-        optimizer = keras.optimizers.Adam(5e-4)
-        optimizer.build(model.trainable_variables)
-    step = make_train_step(setting.devices.strategy, model, optimizer, TrainConfig())
+        optimizer = make_optimizer(PUBLISHED.train, model)
+    step = TrainStep(setting.devices, model, None, optimizer, PUBLISHED.train)
     settings = FeedSettings(
         size=setting.side,
         channels=2,

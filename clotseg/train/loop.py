@@ -191,8 +191,14 @@ class Training:
     def go_on(self, position: Position, *, name: str) -> None:
         """Trains until the epochs are done or the validation Dice rises no more."""
         epochs = self._session.config.train.epochs
+        devices = self._session.devices
         shown = self._view.run(
-            name, str(self._session.devices), epochs, first_epoch=position.epoch, history=position.rows
+            name,
+            str(devices),
+            epochs,
+            first_epoch=position.epoch,
+            history=position.rows,
+            gpus=0 if devices.on_cpu else len(devices.gpus),
         )
         with shown, stop_requests(self._tell_stopping) as stop:
             self._keeper.begin(position)
@@ -320,7 +326,8 @@ class Training:
         if self._shown is None:
             self._shown = read_slices(cohort, uids, session.feed)
         images, masks = self._shown
-        return draw_overlays(images, masks, session.evaluated(images, training=False).numpy())
+        probabilities = session.evaluated(images, training=False).numpy()
+        return draw_overlays(images, masks, probabilities, channel=session.config.slice.context)
 
 
 class EpochUnderWay:
