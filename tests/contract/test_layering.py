@@ -39,6 +39,7 @@ HEAVY_AT_MODULE_LEVEL = {
     "dali/pipeline.py": {"nvidia"},
     "evaluate/agreement.py": {"scipy"},
     "evaluate/clot.py": {"scipy"},
+    "evaluate/comparison.py": {"scipy"},
     "evaluate/figures.py": {"matplotlib"},
     "evaluate/metrics.py": {"scipy"},
     "evaluate/midplane.py": {"scipy"},
