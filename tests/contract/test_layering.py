@@ -38,6 +38,7 @@ HEAVY_AT_MODULE_LEVEL = {
     "dali/augment/transforms.py": {"nvidia"},
     "dali/pipeline.py": {"nvidia"},
     "evaluate/agreement.py": {"scipy"},
+    "evaluate/charts.py": {"matplotlib"},
     "evaluate/clot.py": {"scipy"},
     "evaluate/comparison.py": {"scipy"},
     "evaluate/figures.py": {"matplotlib"},
