@@ -438,6 +438,22 @@ def test(
 
 
 @app.command()
+def compare(
+    context: typer.Context,
+    first: Annotated[Path, typer.Argument(help="A tested run, or a checkpoint in it.", metavar="RUN")],
+    second: Annotated[Path, typer.Argument(help="Another, tested on the same cases.", metavar="RUN")],
+    as_json: Json = False,
+) -> None:
+    """Compare two tested runs case by case, with paired intervals."""
+    config = _config(context.obj, {}, print_only=False)
+    from clotseg.evaluate.comparison import compare_runs
+    from clotseg.results import compare_table
+
+    paths = context.obj.root / first, context.obj.root / second
+    _print(compare_runs(context.obj, *paths, config.test), compare_table, as_json=as_json)
+
+
+@app.command()
 def inspect(
     context: typer.Context,
     path: Annotated[Path, typer.Argument(help="A project, or the folder of a sliced cohort.")] = Path(),

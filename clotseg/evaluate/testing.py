@@ -5,7 +5,7 @@ trained with, so no training patient can be among the test cases.
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from clotseg import artifact
 from clotseg.config import Config, TestConfig, plain
 from clotseg.console import Progress
 from clotseg.errors import CorruptArtifactError, DataError
+from clotseg.evaluate.clot import CLOT_COLUMNS, clot_rows
 from clotseg.evaluate.infer import Predictor
 from clotseg.evaluate.metrics import CaseScore, score_case, summarise
 from clotseg.evaluate.report import Picture, ReportContent, choose_pictured, pick_slice, write_report
+from clotseg.evaluate.strips import Strip, bytes_per_case, make_strip
 from clotseg.prep.cases import CheckedCase, open_mask, open_volume
 from clotseg.prep.cohorts import Cohorts, read_cohorts
 from clotseg.project import COHORTS, Project, Run
@@ -33,8 +35,9 @@ from clotseg.train.checkpoint import (
 from clotseg.train.devices import open_devices
 from clotseg.train.records import read_history, read_record, runs
 
-TEST_CODE_VERSION = 1
+TEST_CODE_VERSION = 2
 METRICS = "metrics.csv"
+CLOTS = "clots.csv"
 SUMMARY = "summary.json"
 REPORT = "report.html"
 MASKS = "masks"
@@ -85,7 +88,8 @@ def score_test_cohort(
         scores = list(_score_cohort(folder, subject, cohorts, config.test, progress))
         summary = summarise(scores, bootstrap_samples=config.test.bootstrap_samples, seed=config.test.seed)
         rows = [score.as_row() for score in scores]
-        _write_csv(folder / METRICS, rows)
+        _write_csv(folder / METRICS, list(rows[0]), rows)
+        _write_csv(folder / CLOTS, CLOT_COLUMNS, _clot_rows(folder, cohorts))
         artifact.write_json(folder / SUMMARY, {"format": artifact.FORMAT, "cases": rows, "summary": summary})
         content = _report_content(project, folder, subject, cohorts, scores, summary)
         write_report(folder / REPORT, content=content)
@@ -150,9 +154,38 @@ def _score_cohort(
             advance()
 
 
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+def _volumes(folder: Path, entry: CheckedCase) -> dict[str, NDArray[Any]]:
+    """The volumes of a tested case, mapped, and its masks."""
+    return {
+        "cta_hu": open_volume(entry.case.cta),
+        "ncct_hu": open_volume(entry.case.ncct),
+        "truth": np.asarray(open_mask(entry.case.mask)),
+        "predicted": np.asarray(open_volume(folder / MASKS / f"{entry.case.name}_pred.npy")),
+    }
+
+
+def _clot_rows(folder: Path, cohorts: Cohorts) -> Iterator[dict[str, Any]]:
+    for entry in cohorts.of("Testing"):
+        case = entry.case
+        yield from clot_rows(**_volumes(folder, entry), case=case.name, spacing_mm=case.spacing_mm)
+
+
+def _strips(folder: Path, cohorts: Cohorts) -> list[Strip]:
+    members = cohorts.of("Testing")
+    return [
+        make_strip(
+            **_volumes(folder, entry),
+            case=entry.case.name,
+            spacing_mm=entry.case.spacing_mm,
+            most_bytes=bytes_per_case(len(members)),
+        )
+        for entry in sorted(members, key=lambda member: member.case.name)
+    ]
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
+        writer = csv.DictWriter(stream, columns)
         writer.writeheader()
         writer.writerows(rows)
 
@@ -170,9 +203,13 @@ def _report_content(
     for role, name in choose_pictured(scores).items():
         score = next(score for score in scores if score.case == name)
         pictures.append(_picture(folder, cohorts.cases[name], score, role))
+    synthetic = project.phantom_record.exists()
+    phantoms = artifact.read_json(project.phantom_record)["arguments"] if synthetic else {}
     return ReportContent(
         title=f"Clot segmentation: test of run {subject.run.folder.name}",
-        synthetic=project.phantom_record.exists(),
+        synthetic=synthetic,
+        real_head=bool(phantoms.get("anatomy")),
+        strips=_strips(folder, cohorts),
         scores=scores,
         summary=summary,
         history=read_history(subject.run),

@@ -79,7 +79,7 @@ def test_one_replica_two_replicas_and_two_workers_follow_the_same_losses(
     np.testing.assert_allclose(losses_of(two), losses_of(one), rtol=1e-5)
     assert losses_of(one)[0] != losses_of(one)[1]
     for name, value in state_of(one).items():
-        np.testing.assert_allclose(state_of(two)[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(state_of(two)[name], value, rtol=1e-3, atol=2e-4, err_msg=name)
     for name, value in state_of(two).items():
         np.testing.assert_array_equal(state_of(workers)[name], value, err_msg=name)
     assert (
