@@ -77,7 +77,7 @@ def build_ours(side: int, batch: int, device: str) -> Callable[[int], int]:
         slices, truth = fn.external_source(source=lambda: given_slices, num_outputs=2, layout=["HWC", "HWC"])
         if device == "gpu":
             slices, truth = slices.gpu(), truth.gpu()
-        return transform(slices, truth, given(drawn, bounds, slices.device), bounds)
+        return transform(slices, truth, given(drawn, bounds), bounds)
 
     built = pipeline()
     built.build()

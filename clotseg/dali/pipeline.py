@@ -97,9 +97,7 @@ def _pipeline(
     if on_gpu:
         images, masks = images.gpu(), masks.gpu()
     if augment is not None:
-        images, masks = transform(
-            images, masks, given(augment.parameters, augment.bounds, images.device), augment.bounds
-        )
+        images, masks = transform(images, masks, given(augment.parameters, augment.bounds), augment.bounds)
     images = fn.cast(_centre_pad(images, size), dtype=types.FLOAT) * (1.0 / 255.0)
     masks = fn.cast(_centre_pad(masks, size), dtype=types.FLOAT)
     return images, masks, record["uid"]

@@ -4,7 +4,7 @@ Off means: no flip, alpha 1, beta 0, gamma 1, no kernel, no clip limit.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
@@ -48,7 +48,6 @@ class Parameters:
         noise_factor: float32, variance of further noise in multiples of the grey level.
         noise_seed: int32, what that noise is made from.
         dropped: int32, 1 blackens the CTA, 2 the NCCT.
-        table: uint8 [256, 1], what alpha, beta and gamma make of each grey level; not drawn but worked out.
     """
 
     hflip: DataNode
@@ -67,7 +66,6 @@ class Parameters:
     noise_factor: DataNode
     noise_seed: DataNode
     dropped: DataNode
-    table: DataNode = None
 
 
 PARAMETER_TYPES: dict[str, type[np.generic]] = {
@@ -123,7 +121,7 @@ def beside(images: DataNode, node: DataNode) -> DataNode:
 
 def in_order(parameters: Parameters) -> tuple[Any, ...]:
     """The parameters one after the other, as a graph gives them out."""
-    return tuple(getattr(parameters, name) for name in PARAMETER_TYPES)
+    return tuple(getattr(parameters, field.name) for field in fields(Parameters))
 
 
 def to_records(columns: Columns) -> list[ParameterRecord]:

@@ -111,4 +111,4 @@ def _replay_pipeline(on_gpu: bool, bounds: Bounds, columns: Columns) -> tuple[Da
     masks = fn.external_source(name="masks", layout="HWC", dtype=types.UINT8)
     if on_gpu:
         images, masks = images.gpu(), masks.gpu()
-    return transform(images, masks, given(lambda _: columns, bounds, images.device), bounds)
+    return transform(images, masks, given(lambda _: columns, bounds), bounds)

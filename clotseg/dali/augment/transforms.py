@@ -7,7 +7,7 @@ neighbours alike, share the parameters of the original's six; the mask gets flip
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,12 +58,12 @@ class Bounds:
     noises: bool = False
     drops: bool = False
 
-    def parameters(self, device: Literal["cpu", "gpu"]) -> tuple[str, ...]:
-        """Names of the parameters that such a graph makes use of on a device."""
-        grading = ("levels", "table") if device == "cpu" else ("levels", "alpha", "beta", "gamma")
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that such a graph makes use of."""
         used = {
             ("hflip", "vflip"): self.flips,
-            grading: self.grades,
+            ("levels", "alpha", "beta", "gamma"): self.grades,
             ("blur", "kernel"): self.blurs,
             ("clahe_clip",): self.clahe_clips is not None,
             ("warp",): self.warps,
@@ -96,16 +96,14 @@ def bounds_of(config: AugmentConfig, *, channels: int, largest_side: int) -> Bou
 
 
 @do_not_convert  # type: ignore[untyped-decorator]
-def given(source: Callable[[int], Columns], bounds: Bounds, device: Literal["cpu", "gpu"]) -> Parameters:
+def given(source: Callable[[int], Columns], bounds: Bounds) -> Parameters:
     """Nodes for parameters from outside: `source` gives those of each batch by its number, from 0."""
-    names = bounds.parameters(device)
 
     def batch(number: int) -> tuple[NDArray[Any], ...]:
         columns = source(number)
-        if "table" in names:
-            columns = {**columns, "table": to_tables(columns)}
-        return tuple(columns[name] for name in names)
+        return tuple(columns[name] for name in bounds.parameters)
 
+    names = bounds.parameters
     nodes = fn.external_source(source=batch, num_outputs=len(names)) if names else ()
     return Parameters(**{**dict.fromkeys(PARAMETER_TYPES), **dict(zip(names, nodes, strict=True))})
 
@@ -251,40 +249,31 @@ def _blacken(images: DataNode, dropped: DataNode, half: int) -> DataNode:
 def _change_levels(images: DataNode, parameters: Parameters) -> DataNode:
     """Brightness and contrast, then gamma.
 
-    What becomes of a pixel depends on its grey level alone, so on the CPU it is looked up: DALI has no table
-    that differs by sample, but it can rearrange a sequence of 256 one-byte frames, with the pixels for the
-    order.
+    What becomes of a pixel depends on its grey level alone. On the CPU the 256 levels are worked out and
+    looked up: DALI has no table that differs by sample, but it can rearrange a sequence of 256 one-byte
+    frames, with the pixels for the order.
     """
     changed = images
     if parameters.levels == 1:
         if images.device == "gpu":
-            changed = change_levels(images, parameters.alpha, parameters.beta, parameters.gamma)
+            changed = _levels(images, parameters)
         else:
+            every_level = types.Constant(np.arange(256, dtype=np.uint8).reshape(256, 1), device="cpu")
             pixels = fn.cast(fn.reshape(images, shape=[-1], layout=""), dtype=types.INT32)
-            looked_up = fn.sequence_rearrange(parameters.table, new_order=pixels)
+            looked_up = fn.sequence_rearrange(_levels(every_level, parameters), new_order=pixels)
             changed = fn.reshape(looked_up, shape=images.shape(), layout="HWC")
     return changed
 
 
-def change_levels(grey: DataNode, alpha: DataNode, beta: DataNode, gamma: DataNode) -> DataNode:
-    """The arithmetic of `to_tables` in the graph.
+def _levels(grey: DataNode, parameters: Parameters) -> DataNode:
+    """In the precision of albumentations: single for the first, double for gamma.
 
-    DALI holds constants in single precision, which is exact for 255 but not for 1/255.
+    With gamma 1 the second changes no level; in single precision it would tip a few over. DALI holds
+    constants in single precision, which is exact for 255 but not for 1/255.
     """
-    alpha, beta, gamma = (beside(grey, node) for node in (alpha, beta, gamma))
+    alpha, beta, gamma = (
+        beside(grey, node) for node in (parameters.alpha, parameters.beta, parameters.gamma)
+    )
     linear = math.floor(math.clamp(grey * alpha + beta, 0.0, LARGEST_GREY))
     power = math.pow(fn.cast(linear, dtype=types.FLOAT64) / LARGEST_GREY, gamma) * LARGEST_GREY
     return fn.cast(math.floor(power), dtype=types.UINT8)
-
-
-def to_tables(columns: Columns) -> NDArray[np.uint8]:
-    """What becomes of each grey level by brightness, contrast and gamma: uint8 [N, 256, 1].
-
-    In the precision of albumentations: single for the first two, double for gamma. With gamma 1 the last
-    changes no level; in single precision it would tip a few over.
-    """
-    alpha, beta, gamma = (columns[name][:, np.newaxis] for name in ("alpha", "beta", "gamma"))
-    every_level = np.arange(LARGEST_GREY + 1, dtype=np.float32)
-    linear = np.floor(np.clip(every_level * alpha + beta, 0, LARGEST_GREY))
-    power = np.power(linear.astype(np.float64) / LARGEST_GREY, gamma) * LARGEST_GREY
-    return np.floor(power).astype(np.uint8)[..., np.newaxis]
