@@ -17,13 +17,13 @@ from clotseg import artifact
 from clotseg.config import Config, TestConfig, plain
 from clotseg.console import Progress
 from clotseg.errors import CorruptArtifactError, DataError
-from clotseg.evaluate.infer import Predictor
+from clotseg.evaluate.infer import load_predictor, open_case
 from clotseg.evaluate.metrics import CaseScore, score_case, summarise
 from clotseg.evaluate.report import Picture, ReportContent, choose_pictured, pick_slice, write_report
 from clotseg.prep.cases import CheckedCase, open_mask, open_volume
 from clotseg.prep.cohorts import Cohorts, read_cohorts
 from clotseg.project import COHORTS, Project, Run
-from clotseg.train.checkpoint import Description, find_checkpoint, load_checkpoint, read_description
+from clotseg.train.checkpoint import Description, find_checkpoint, read_description
 from clotseg.train.devices import open_devices
 from clotseg.train.records import read_history, read_record, runs
 
@@ -121,15 +121,14 @@ def _score_cohort(
     folder: Path, subject: Subject, cohorts: Cohorts, config: TestConfig, progress: Progress
 ) -> Iterator[CaseScore]:
     """Predicts, writes and scores one case after the other; one volume is held at a time."""
-    model, description = load_checkpoint(subject.checkpoint)
-    predictor = Predictor(model, description.slicing, description.size)
+    predictor = load_predictor([subject.checkpoint], tta=False)
     (folder / MASKS).mkdir()
     members = cohorts.of("Testing")
     with progress.bar("test", len(members), "cases") as advance:
         for entry in members:
             case = entry.case
             # The mask is cut from what is stored, so that anyone who cuts again gets the same mask.
-            probability = predictor.probability(case).astype(np.float16)
+            probability = predictor.probability(open_case(case)).astype(np.float16)
             predicted = (probability >= config.threshold).astype(np.uint8)
             np.save(folder / MASKS / f"{case.name}_prob.npy", probability)
             np.save(folder / MASKS / f"{case.name}_pred.npy", predicted)

@@ -22,12 +22,12 @@ from clotseg.config import (
 )
 from clotseg.console import PlainProgress
 from clotseg.errors import CorruptArtifactError, DataError
-from clotseg.evaluate.infer import Predictor
+from clotseg.evaluate.infer import load_predictor, open_case
 from clotseg.evaluate.testing import score_test_cohort
 from clotseg.prep.cohorts import read_cohorts
 from clotseg.prep.stages import run_prep
 from clotseg.project import Project, Run
-from clotseg.train.checkpoint import Description, load_checkpoint, save_checkpoint
+from clotseg.train.checkpoint import Description, save_checkpoint
 from clotseg.train.records import EpochRow, append_history, open_run
 from clotseg.train.unet import build_unet
 from tests.conftest import contents, modified_times
@@ -86,10 +86,9 @@ def project(run: Run) -> Project:
 @pytest.fixture(scope="module")
 def probabilities(project: Project, run: Run) -> dict[str, NDArray[np.float32]]:
     """What the best weights say of each test case."""
-    model, description = load_checkpoint(run.best)
-    predictor = Predictor(model, description.slicing, description.size)
+    predictor = load_predictor([run.best], tta=False)
     cases = [entry.case for entry in read_cohorts(project).of("Testing")]
-    return {case.name: predictor.probability(case) for case in cases}
+    return {case.name: predictor.probability(open_case(case)) for case in cases}
 
 
 @pytest.fixture(scope="module")
