@@ -102,6 +102,16 @@ LogAugment = Annotated[
     int | None,
     typer.Option(help="Write down how the first N samples of each epoch are augmented.", metavar="N"),
 ]
+Checkpoints = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="A run, checkpoint folder or weights file; the newest run's best. Several are an ensemble.",
+        metavar="PATH",
+    ),
+]
+Tta = Annotated[
+    bool, typer.Option("--tta", help="Average over flipped slices, too; takes four times as long.")
+]
 SliceSwitch = Annotated[Switch, typer.Option("--slice", help=f"Shards: {SWITCH_HELP}")]
 
 
@@ -334,8 +344,14 @@ def train(
 @app.command()
 def test(
     context: typer.Context,
-    ckpt: Annotated[
-        Path | None, typer.Option(help="A run, checkpoint folder or weights file; the newest run's best.")
+    ckpt: Checkpoints = None,
+    folds: Annotated[
+        list[Path] | None,
+        typer.Option(help="A fold's run; all folds' runs score every case.", metavar="RUN"),
+    ] = None,
+    tta: Tta = False,
+    threshold: Annotated[
+        str | None, typer.Option(help="Of clot; `auto` was best in validation.", metavar="P|auto")
     ] = None,
     gpus: Gpus = None,
     verify: Verify = Level.quick,
@@ -343,16 +359,23 @@ def test(
     print_config: PrintConfig = False,
 ) -> None:
     """Score the untouched test cohort and write the report."""
-    config = _config(context.obj, {"runtime.gpus": gpus}, print_only=print_config)
+    flags = {"runtime.gpus": gpus, "test.threshold": threshold}
+    config = _config(context.obj, flags, print_only=print_config)
     from clotseg.console import open_progress
     from clotseg.evaluate.testing import score_test_cohort
     from clotseg.prep.verify import require_whole, verify_project
     from clotseg.results import test_table
 
-    checkpoint = None if ckpt is None else context.obj.root / ckpt
     progress = open_progress()
     require_whole(verify_project(context.obj, progress, level=verify.value, below=(context.obj.original,)))
-    result = score_test_cohort(context.obj, config, progress, checkpoint=checkpoint)
+    result = score_test_cohort(
+        context.obj,
+        config,
+        progress,
+        checkpoints=_below(context.obj, ckpt),
+        folds=_below(context.obj, folds),
+        tta=tta,
+    )
     _print(result, test_table, as_json=as_json)
 
 
@@ -404,6 +427,11 @@ def doctor(context: typer.Context) -> None:
     findings = examine(context.obj.root)
     print_result(doctor_table(findings))
     require_usable(findings)
+
+
+def _below(project: Project, paths: list[Path] | None) -> list[Path]:
+    """The user's paths, taken from the project folder."""
+    return [project.root / path for path in paths or ()]
 
 
 def _config(project: Project, flags: dict[str, Any], *, print_only: bool) -> Any:

@@ -61,10 +61,16 @@ def test_table(result: dict[str, Any]) -> RenderableType:
         "mean Dice": dice_with_interval(summary),
         "missed": f"{summary['missed']} of {summary['cases_with_clot']} cases with a clot",
         "false clots": f"{summary['false_clots']} in {summary['clot_free_cases']} cases without",
+        "threshold": ", ".join(_cut(point["in_force"]) for point in result["operating_points"]),
         "report": result["report"],
         "masks": result["masks"],
     }
     return Group(table, _facts(facts))
+
+
+def _cut(cut: dict[str, Any]) -> str:
+    removed = f", components below {cut['smallest_component']} voxels removed"
+    return f"{cut['threshold']:.3f}{removed if cut['smallest_component'] > 1 else ''}"
 
 
 def inspect_table(result: dict[str, Any]) -> RenderableType:

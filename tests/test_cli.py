@@ -360,7 +360,7 @@ def test_from_a_phantom_to_scored_masks(tmp_path: Path, replicas: int) -> None:
     assert environment["devices"] == ("CPU" if replicas == 1 else "CPU, 2 replicas")
 
     tested = said_by(tmp_path, "test", "--gpus", 0, "--ckpt", trained["run"])
-    assert tested.keys() == {"run", "cases", "summary", "report", "masks"}
+    assert tested.keys() == {"run", "cases", "summary", "operating_points", "report", "masks"}
     assert tested["run"] == trained["run"]
     assert [case["case"] for case in tested["cases"]] == cases
     assert tested["cases"][0].keys() >= {"case", "dice", "found", "volume_true", "volume_predicted"}

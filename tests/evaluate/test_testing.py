@@ -10,15 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 
 from clotseg.config import (
     Config,
-    FeedConfig,
-    NetworkConfig,
-    RuntimeConfig,
-    SliceConfig,
     SplitConfig,
-    TestConfig,
 )
 from clotseg.console import PlainProgress
 from clotseg.errors import CorruptArtifactError, DataError
@@ -27,72 +23,35 @@ from clotseg.evaluate.testing import score_test_cohort
 from clotseg.prep.cohorts import read_cohorts
 from clotseg.prep.stages import run_prep
 from clotseg.project import Project, Run
-from clotseg.train.checkpoint import Description, save_checkpoint
-from clotseg.train.records import EpochRow, append_history, open_run
-from clotseg.train.unet import build_unet
 from tests.conftest import contents, modified_times
+from tests.evaluate.conftest import settings
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning:keras"
 )
 
-NETWORK = NetworkConfig(filters=2, depth=1)
-SIZE = 32
 
-
-def settings(*, threshold: float = 0.5) -> Config:
-    return Config(
-        slice=SliceConfig(slices_per_shard=8),
-        feed=FeedConfig(size=SIZE),
-        network=NETWORK,
-        test=TestConfig(threshold=threshold, bootstrap_samples=50),
-        runtime=RuntimeConfig(gpus=0),
-    )
-
-
-def write_run(project: Project) -> Run:
-    """A finished run whose best and last weights are two networks that were never trained."""
-    import keras
-
-    keras.utils.set_random_seed(1)
-    with open_run(project, settings(), read_cohorts(project).key, "key", "CPU") as run:
-        for epoch, folder in enumerate((run.best, run.checkpoints), 1):
-            description = Description(
-                network=NETWORK, slicing=settings().slice, size=SIZE, channels=2, epoch=epoch, val_dice=0.5
-            )
-            save_checkpoint(folder, build_unet(NETWORK, size=SIZE, channels=2), description)
-        append_history(
-            run,
-            EpochRow(
-                epoch=1, loss=0.9, val_dice=0.5, learning_rate=1e-3, seconds=1, slices_per_s=9, waiting=0.1
-            ),
-        )
-    return run
+@pytest.fixture(scope="module")
+def chosen(project: Project, run: Run) -> dict[str, Any]:
+    """What testing chooses for the best weights where it is left to choose."""
+    tested = score_test_cohort(project, settings(), PlainProgress())
+    shutil.rmtree(run.folder / "Testing")
+    point: dict[str, Any] = tested["operating_points"][0]
+    return point
 
 
 @pytest.fixture(scope="module")
-def run(sliced_project: Project, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run in a project of its own."""
-    root = tmp_path_factory.mktemp("testing") / "project"
-    shutil.copytree(sliced_project.root, root)
-    return write_run(Project(root))
-
-
-@pytest.fixture(scope="module")
-def project(run: Run) -> Project:
-    return Project(run.folder.parents[1])
-
-
-@pytest.fixture(scope="module")
-def probabilities(project: Project, run: Run) -> dict[str, NDArray[np.float32]]:
-    """What the best weights say of each test case."""
+def probabilities(project: Project, run: Run, chosen: dict[str, Any]) -> dict[str, NDArray[np.float64]]:
+    """What the best weights say of each test case, the log-odds divided by the temperature."""
     predictor = load_predictor([run.best], tta=False)
     cases = [entry.case for entry in read_cohorts(project).of("Testing")]
-    return {case.name: predictor.probability(open_case(case)) for case in cases}
+    odds = {case.name: logit(predictor.probability(open_case(case)).astype(np.float64)) for case in cases}
+    temperature = chosen["chosen"]["calibration"]["temperature"]
+    return {name: expit(values / temperature) for name, values in odds.items()}
 
 
 @pytest.fixture(scope="module")
-def threshold(probabilities: dict[str, NDArray[np.float32]]) -> float:
+def threshold(probabilities: dict[str, NDArray[np.float64]]) -> float:
     """One that a fifth of the voxels reach, since nobody taught the network where a half lies."""
     every = np.concatenate([probability.ravel() for probability in probabilities.values()])
     return float(np.quantile(every, 0.8))
@@ -148,7 +107,7 @@ def test_a_mask_can_be_cut_again_from_what_is_stored(
 
 
 def test_probabilities_are_those_of_the_best_weights(
-    project: Project, result: dict[str, Any], probabilities: dict[str, NDArray[np.float32]]
+    project: Project, result: dict[str, Any], probabilities: dict[str, NDArray[np.float64]]
 ) -> None:
     for case, expected in probabilities.items():
         stored = np.load(project.root / result["masks"] / f"{case}_prob.npy")
@@ -256,7 +215,7 @@ def test_a_checkpoint_can_be_named_in_several_ways(
 ) -> None:
     project, run = copied
     reused = score_test_cohort(
-        project, settings(threshold=threshold), PlainProgress(), checkpoint=name(run), reuse=True
+        project, settings(threshold=threshold), PlainProgress(), checkpoints=[name(run)], reuse=True
     )
     assert reused["report"] == f"Trainings/{run.folder.name}/Testing/{tested}/report.html"
     assert (reused == result) is (tested == "Best_Model")
@@ -272,7 +231,7 @@ def test_the_newest_run_is_tested_where_none_is_named(copied: tuple[Project, Run
 @pytest.mark.parametrize("name", ["Trainings", "Trainings/20000101-000000", "DL_vol_files/cases.csv", ".."])
 def test_what_is_no_checkpoint_is_named(project: Project, run: Run, name: str) -> None:
     with pytest.raises(DataError, match="no checkpoint") as caught:
-        score_test_cohort(project, settings(), PlainProgress(), checkpoint=project.root / name)
+        score_test_cohort(project, settings(), PlainProgress(), checkpoints=[project.root / name])
     assert caught.value.where == project.root / name
     assert "Best_Model" in str(caught.value)
 
