@@ -91,7 +91,7 @@ def find_subject(
         arms = tuple(_fold(project, cohorts, path) for path in folds)
         _require_each_case_once(cohorts, arms)
     else:
-        arms = (_together(cohorts, checkpoints or [_newest(project)]),)
+        arms = (_together(cohorts, checkpoints or [newest_best(project)]),)
     weights = [digest for arm in arms for digest in arm.weights]
     if len(set(weights)) < len(weights):
         raise ConfigError("the same weights are named twice", where="--folds" if folds else "--ckpt")
@@ -103,7 +103,12 @@ def find_subject(
     return Subject(arms=arms, tta=tta, target=target)
 
 
-def _newest(project: Project) -> Path:
+def newest_best(project: Project) -> Path:
+    """The checkpoint folder of the newest run's best weights.
+
+    Raises:
+        DataError: there is no run with weights.
+    """
     trained = [run for run in runs(project) if (run.best / "network.json").is_file()]
     if not trained:
         raise DataError("has no trained run yet", where=project.trainings, fix="run `clotseg train` first")
