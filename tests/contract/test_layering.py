@@ -11,7 +11,7 @@ import pytest
 import clotseg
 
 ROOT = Path(clotseg.__file__).parent
-HEAVY = ("tensorflow", "keras", "nvidia", "matplotlib", "albumentations", "scipy", "nibabel")
+HEAVY = ("tensorflow", "keras", "nvidia", "matplotlib", "albumentations", "scipy", "skimage", "nibabel")
 
 SHARED = ("errors", "config", "project", "artifact", "quiet", "console", "dashboard")
 """What every package may use, each only from those before it."""
@@ -37,8 +37,12 @@ HEAVY_AT_MODULE_LEVEL = {
     "dali/augment/sampler.py": {"nvidia"},
     "dali/augment/transforms.py": {"nvidia"},
     "dali/pipeline.py": {"nvidia"},
+    "evaluate/agreement.py": {"scipy"},
+    "evaluate/clot.py": {"scipy"},
     "evaluate/figures.py": {"matplotlib"},
     "evaluate/metrics.py": {"scipy"},
+    "evaluate/midplane.py": {"scipy"},
+    "evaluate/surface.py": {"scipy"},
     "phantom/geometry.py": {"scipy"},
 }
 """Modules that are all about one library; what uses them imports them late."""

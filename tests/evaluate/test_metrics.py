@@ -1,6 +1,7 @@
 """Scores against hand-counted masks and independent oracles."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from surface_distance import compute_dice_coefficient
 
 from clotseg.errors import DataError
-from clotseg.evaluate.metrics import CaseScore, bootstrap_interval, dice, score_case, summarise
+from clotseg.evaluate.metrics import AVERAGED, CaseScore, dice, score_case, summarise
 
 MASKS = hnp.arrays(np.uint8, (5, 4, 3), elements=st.sampled_from([0, 0, 1]))
 
@@ -124,16 +125,62 @@ def test_false_clots_and_found_agree_with_a_flood_fill(predicted, truth):
     assert result.found == (any(piece & true_voxels for piece in pieces) if true_voxels else None)
 
 
+def test_every_clot_is_found_or_missed_by_itself():
+    """Three true clots; one touched twice, one once, one not at all; and one piece that is no clot."""
+    truth = mask((0, 0, 0), (0, 1, 0), (0, 2, 0), (3, 3, 1), (5, 0, 3))
+    result = score(mask((0, 0, 0), (0, 2, 0), (3, 3, 1), (5, 5, 3)), truth)
+    assert (result.clots_true, result.clots_found, result.clots_missed, result.false_clots) == (3, 2, 1, 1)
+    assert result.clot_f1 == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
+
+
+def test_one_piece_over_two_clots_finds_both():
+    truth = mask((0, 0, 0), (0, 4, 0))
+    result = score(mask(*((0, column, 0) for column in range(5))), truth)
+    assert (result.clots_found, result.false_clots, result.clot_f1) == (2, 0, 1.0)
+
+
+def test_precision_and_recall_of_hand_counted_masks():
+    result = score(mask((0, 0, 0), (0, 1, 0), (5, 5, 3)), mask((0, 0, 0), (1, 0, 0)))
+    assert (result.precision, result.recall) == (pytest.approx(1 / 3), 0.5)
+    assert result.volume_error_percent == pytest.approx(50)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "truth", "expected"),
+    [
+        (mask(), mask(), (1.0, 1.0, 0.0, None, None, None, None)),
+        (mask(), mask((1, 1, 1)), (0.0, 0.0, None, 0.0, 0.0, 0.0, -100.0)),
+        (mask((1, 1, 1)), mask(), (0.0, 0.0, None, 0.0, None, 0.0, None)),
+        (mask((1, 1, 1)), mask((1, 1, 1)), (1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0)),
+    ],
+    ids=["both empty", "a missed clot", "a false clot", "the same voxel"],
+)
+def test_what_empty_masks_give_is_laid_down(predicted, truth, expected):
+    """A missed clot is 0 wherever 0 is worst, so that it weighs on the mean; distances do not exist."""
+    found = score(predicted, truth, spacing_mm=(1.0, 1.0, 1.0))
+    names = ("dice", "surface_dice_1mm", "hd95_mm", "precision", "recall", "clot_f1", "volume_error_percent")
+    assert tuple(getattr(found, name) for name in names) == expected
+
+
 def test_volumes_follow_anisotropic_spacing():
     result = score(mask((0, 0, 0)), mask((0, 0, 0), (1, 0, 0), (0, 0, 1)), spacing_mm=(0.5, 0.4, 3.0))
     assert (result.volume_true, result.volume_predicted) == (3, 1)
     assert result.volume_true_mm3 == pytest.approx(1.8)
     assert result.volume_predicted_mm3 == pytest.approx(0.6)
+    assert result.volume_error_mm3 == pytest.approx(-1.2)
+
+
+def test_lengths_are_summed_over_clots():
+    """Two rods along the slices, of 2 and of 3 voxels of 3 mm; the prediction has the shorter one."""
+    short, long = [(0, 0, n) for n in (0, 1)], [(4, 4, n) for n in (1, 2, 3)]
+    result = score(mask(*short), mask(*short, *long), spacing_mm=(0.5, 0.4, 3.0))
+    assert result.length_true_mm == pytest.approx(15, abs=0.05)
+    assert result.length_predicted_mm == pytest.approx(6, abs=0.05)
 
 
 def test_without_a_spacing_there_are_no_millimetres():
     result = score(mask((0, 0, 0)), mask((0, 0, 0)))
-    assert (result.volume_true_mm3, result.volume_predicted_mm3) == (None, None)
+    assert {name for name, value in result.as_row().items() if "mm" in name and value is not None} == set()
 
 
 @pytest.mark.parametrize(
@@ -162,48 +209,6 @@ def test_a_row_has_the_same_columns_whatever_is_known():
     json.dumps(full.as_row(), allow_nan=False)
 
 
-def test_the_interval_is_the_same_for_the_same_seed_only():
-    values, groups = [0.1, 0.4, 0.5, 0.9, 0.95], list("abcde")
-    first = bootstrap_interval(values, groups, samples=200, seed=3)
-    assert first == bootstrap_interval(values, groups, samples=200, seed=3)
-    assert first != bootstrap_interval(values, groups, samples=200, seed=4)
-
-
-def test_the_interval_of_two_patients_is_known_exactly():
-    """Means of two draws from {0, 1}: 0, 1/2, 1 with odds 1:2:1, so 95 % of them reach from 0 to 1."""
-    assert bootstrap_interval([0.0, 1.0], ["a", "b"], samples=4000, seed=1) == (0.0, 1.0)
-    assert bootstrap_interval([0.0, 1.0], ["a", "b"], samples=4000, seed=1, level=0.4) == (0.5, 0.5)
-
-
-def test_the_interval_approaches_the_normal_one_in_a_large_cohort():
-    values = np.random.default_rng(5).uniform(0, 1, 900)
-    low, high = bootstrap_interval(values, [str(n) for n in range(900)], samples=4000, seed=1)
-    half = 1.96 * values.std() / 30
-    assert low == pytest.approx(values.mean() - half, abs=0.1 * half)
-    assert high == pytest.approx(values.mean() + half, abs=0.1 * half)
-
-
-def test_cases_of_one_patient_are_resampled_together():
-    """Each patient's mean is 0.5, so resampling patients can give nothing else; resampling cases would."""
-    values, patients = [0.0, 1.0] * 4, ["a", "a", "b", "b", "c", "c", "d", "d"]
-    assert bootstrap_interval(values, patients, samples=500, seed=1) == (0.5, 0.5)
-    low, high = bootstrap_interval(values, list("abcdefgh"), samples=500, seed=1)
-    assert low < 0.3
-    assert high > 0.7
-
-
-def test_a_patient_with_many_cases_weighs_by_cases():
-    """Drawn means are 1 (a, a), 1/4 (a, b: one case of a, three of b) or 0 (b, b); the middle is 1/4."""
-    values, patients = [1.0, 0.0, 0.0, 0.0], ["a", "b", "b", "b"]
-    assert bootstrap_interval(values, patients, samples=4000, seed=1, level=0.4) == (0.25, 0.25)
-
-
-def test_one_patient_gives_a_degenerate_interval_and_no_case_an_error():
-    assert bootstrap_interval([0.2, 0.6], ["a", "a"], samples=50, seed=1) == pytest.approx((0.4, 0.4))
-    with pytest.raises(ValueError, match="at least one"):
-        bootstrap_interval([], [], samples=50, seed=1)
-
-
 def test_the_summary_of_a_hand_counted_cohort():
     scores = [
         cohort_score("a", dice=0.9, false_clots=2),
@@ -223,6 +228,65 @@ def test_the_summary_of_a_hand_counted_cohort():
     assert (result["volume_bias_voxels"], result["volume_error_voxels"]) == (-20.0, 20.0)
     low, high = result["dice_ci95"]
     assert 0.0 <= low < 0.5 < high <= 0.9
+    assert (result["missed_rate"], result["specificity"]) == (pytest.approx(1 / 3), 0.5)
+    assert result["missed_rate_ci95"][0] < 1 / 3 < result["missed_rate_ci95"][1]
+
+
+def test_a_missed_clot_has_no_distance_and_the_summary_says_over_how_many_the_mean_goes():
+    truth = mask((1, 1, 1))
+    cases = [("a", truth), ("b", mask()), ("c", mask((3, 1, 1)))]
+    scores = [
+        score(predicted, truth, case=name, patient=name, spacing_mm=(1.0,) * 3) for name, predicted in cases
+    ]
+    result = summarise(scores, bootstrap_samples=20, seed=1)
+    assert (result["dice_mean"], result["dice_cases"]) == (pytest.approx(1 / 3), 3)
+    assert (result["hd95_mm_mean"], result["hd95_mm_cases"]) == (1.0, 2)
+
+
+def test_clots_are_counted_over_the_whole_cohort():
+    scores = [
+        score(mask((0, 0, 0)), mask((0, 0, 0), (3, 3, 3)), case="a"),
+        score(mask((0, 0, 0), (3, 3, 3)), mask(), case="b"),
+    ]
+    result = summarise(scores, bootstrap_samples=20, seed=1)
+    assert [result[name] for name in ("clots_true", "clots_found", "clots_missed")] == [2, 1, 1]
+    assert result["clot_f1"] == pytest.approx(2 / (2 + 1 + 2))
+
+
+def test_the_cohort_is_told_by_site_and_by_size():
+    """Six clots of 1 to 6 voxels, Dice growing with size, from two sites and one unknown."""
+    scores = [
+        replace(
+            cohort_score(f"c{n}", dice=n / 10, found=n > 1), volume_true=n, site=[None, "east", "west"][n % 3]
+        )
+        for n in range(1, 7)
+    ]
+    result = summarise(scores, bootstrap_samples=20, seed=1)
+    sizes = [(row["group"], row["cases"], row["dice_mean"], row["missed"]) for row in result["by_size"]]
+    assert sizes == [
+        ("small: 1–2 voxels", 2, pytest.approx(0.15), 1),
+        ("medium: 3–4 voxels", 2, pytest.approx(0.35), 0),
+        ("large: 5–6 voxels", 2, pytest.approx(0.55), 0),
+    ]
+    sites = {row["group"]: row["dice_mean"] for row in result["by_site"]}
+    assert sites == {
+        "east": pytest.approx(0.25),
+        "not known": pytest.approx(0.45),
+        "west": pytest.approx(0.35),
+    }
+
+
+def test_volume_and_length_agree_where_the_masks_do():
+    scores = [
+        score(rod, rod, case=str(n), patient=str(n), spacing_mm=(1.0, 1.0, 2.0))
+        for n in range(1, 4)
+        for rod in [mask(*((0, 0, depth) for depth in range(n)))]
+    ]
+    result = summarise(scores, bootstrap_samples=50, seed=1)
+    for kind in ("volume_agreement", "length_agreement"):
+        assert result[kind]["icc"] == pytest.approx(1)
+        assert result[kind]["bias"] == 0
+    assert result["volume_agreement"]["unit"] == "mm³"
 
 
 def test_the_summary_does_not_depend_on_the_order_of_the_scores():
@@ -252,5 +316,7 @@ def test_cubic_millimetres_are_summed_up_only_where_every_clot_has_them():
 def test_what_does_not_exist_is_null_and_never_nan(scores):
     result = summarise(scores, bootstrap_samples=20, seed=1)
     assert result["dice_ci95"] is None
-    assert (result["dice_mean"] is None) == (result["cases_with_clot"] == 0)
+    for name in AVERAGED:
+        assert (result[f"{name}_mean"] is None) == (result[f"{name}_cases"] == 0)
+    assert (result["dice_cases"] == 0) == (result["cases_with_clot"] == 0)
     json.dumps(result, allow_nan=False)
