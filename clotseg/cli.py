@@ -7,13 +7,43 @@ import json
 import signal
 import sys
 import traceback
-from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
 
+from clotseg.cli_options import (
+    AugmentSwitch,
+    AugmentValidation,
+    Checkpoints,
+    Dask,
+    DryRun,
+    Fold,
+    Folds,
+    Gpus,
+    Json,
+    Level,
+    LogAugment,
+    Neighbours,
+    PrintConfig,
+    Replicas,
+    Size,
+    Slices,
+    SliceSwitch,
+    Source,
+    SplitFile,
+    SplitSwitch,
+    Stratify,
+    Switch,
+    TargetTrain,
+    TargetVal,
+    Threshold,
+    TrainSamples,
+    Tta,
+    Verify,
+    Workers,
+)
 from clotseg.errors import ClotsegError, Interrupted
 from clotseg.project import Project
 
@@ -25,94 +55,6 @@ app = typer.Typer(
     help="From folders of CT angiograms to a trained clot-segmentation network and an honest report.\n\n"
     "Research software, not a medical device.",
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the settings in force and stop.")]
-Size = Annotated[
-    str | None, typer.Option(help="Side of the padded square in pixels, or `auto`.", metavar="N|auto")
-]
-Gpus = Annotated[str | None, typer.Option(help="How many GPUs; 0 is the CPU.", metavar="N|auto")]
-
-
-class Level(StrEnum):
-    """How closely what was published is looked at."""
-
-    full = "full"
-    quick = "quick"
-    off = "off"
-
-
-Verify = Annotated[
-    Level,
-    typer.Option(help="Before the start: every digest and record, or sizes, indices and keys, or nothing."),
-]
-Workers = Annotated[
-    str | None,
-    typer.Option(help="Processes that prepare data; `auto` goes by cores and data.", metavar="N|auto"),
-]
-Dask = Annotated[
-    str | None,
-    typer.Option(help="Scheduler of a Dask cluster that prepares data instead.", metavar="ADDRESS"),
-]
-Stratify = Annotated[
-    str | None,
-    typer.Option(help="Give each cohort its share of these: site, clot or both.", metavar="site,clot"),
-]
-Folds = Annotated[int | None, typer.Option(help="Cross-validation: how many folds.", metavar="K")]
-Fold = Annotated[int | None, typer.Option(help="Which fold is tested, from 1.", metavar="k")]
-SplitFile = Annotated[str | None, typer.Option(help="Take the cohorts of this split.json.", metavar="FILE")]
-Slices = Annotated[
-    str | None,
-    typer.Option(help="Slices to train on; validation is on all.", metavar="all|clot|balanced"),
-]
-Neighbours = Annotated[
-    int | None, typer.Option("--context", help="Neighbouring slices on each side, as channels.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and why.")]
-
-
-class Switch(StrEnum):
-    """Whether a stage reuses or makes its output, makes it again, or takes what is there."""
-
-    auto = "auto"
-    force = "force"
-    off = "off"
-
-
-SWITCH_HELP = "Reuse or make, make again, or take what is there."
-
-SplitSwitch = Annotated[Switch, typer.Option("--split", help=f"Cohorts: {SWITCH_HELP}")]
-AugmentSwitch = Annotated[
-    Switch | None, typer.Option("--augment", help="Offline augmentation, which nothing needs; off.")
-]
-TargetTrain = Annotated[int | None, typer.Option(help="Training samples to augment offline.")]
-TargetVal = Annotated[int | None, typer.Option(help="Validation samples to augment offline.")]
-AugmentValidation = Annotated[
-    bool | None, typer.Option("--augment-validation", help="Augment validation too; never for a score.")
-]
-Source = Annotated[
-    str | None,
-    typer.Option("--from", help="Slices augmented afresh, or offline.", metavar="sliced|augmented"),
-]
-TrainSamples = Annotated[
-    str | None, typer.Option(help="Slices drawn per epoch; `all` is one pass.", metavar="N|all")
-]
-Replicas = Annotated[int | None, typer.Option(help="Logical CPU devices, to try distribution without GPUs.")]
-LogAugment = Annotated[
-    int | None,
-    typer.Option(help="Write down how the first N samples of each epoch are augmented.", metavar="N"),
-]
-Checkpoints = Annotated[
-    list[Path] | None,
-    typer.Option(
-        help="A run, checkpoint folder or weights file; the newest run's best. Several are an ensemble.",
-        metavar="PATH",
-    ),
-]
-Tta = Annotated[
-    bool, typer.Option("--tta", help="Average over flipped slices, too; takes four times as long.")
-]
-SliceSwitch = Annotated[Switch, typer.Option("--slice", help=f"Shards: {SWITCH_HELP}")]
 
 
 def main() -> NoReturn:
@@ -350,9 +292,7 @@ def test(
         typer.Option(help="A fold's run; all folds' runs score every case.", metavar="RUN"),
     ] = None,
     tta: Tta = False,
-    threshold: Annotated[
-        str | None, typer.Option(help="Of clot; `auto` was best in validation.", metavar="P|auto")
-    ] = None,
+    threshold: Threshold = None,
     gpus: Gpus = None,
     verify: Verify = Level.quick,
     as_json: Json = False,
@@ -377,6 +317,68 @@ def test(
         tta=tta,
     )
     _print(result, test_table, as_json=as_json)
+
+
+@app.command()
+def predict(
+    context: typer.Context,
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(help="Folders, projects, volumes, or tables of cases (.csv).", metavar="INPUT..."),
+    ],
+    ckpt: Checkpoints = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.", metavar="DIR")] = Path("predictions"),
+    tta: Tta = False,
+    threshold: Threshold = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace predictions made otherwise than asked for now.")
+    ] = False,
+    gpus: Gpus = None,
+    as_json: Json = False,
+) -> None:
+    """Find clots in new patients, without masks: .npy in and out, or NIfTI in and out."""
+    flags = {"runtime.gpus": gpus, "test.threshold": threshold}
+    config = _config(context.obj, flags, print_only=False)
+    from clotseg.console import open_progress
+    from clotseg.evaluate.predict import predict as run_prediction
+    from clotseg.evaluate.predict import require_all
+    from clotseg.evaluate.subject import newest_best
+    from clotseg.results import predict_table
+
+    result = run_prediction(
+        config,
+        open_progress(),
+        checkpoints=_below(context.obj, ckpt) or [newest_best(context.obj)],
+        inputs=_below(context.obj, inputs),
+        out=context.obj.root / out,
+        tta=tta,
+        overwrite=overwrite,
+    )
+    _print(result, predict_table, as_json=as_json)
+    require_all(result)
+
+
+@app.command()
+def export(
+    context: typer.Context,
+    out: Annotated[Path, typer.Argument(help="Folder to write; an earlier export there is replaced.")],
+    ckpt: Annotated[
+        Path | None, typer.Option(help="A run, checkpoint folder or weights file; the newest run's best.")
+    ] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX, too; needs the extra `onnx`.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the network as a SavedModel for other programs: HU in, probability out."""
+    config = _config(context.obj, {"runtime.gpus": "0"}, print_only=False)
+    from clotseg.console import open_progress
+    from clotseg.evaluate.export import export as run_export
+    from clotseg.evaluate.subject import newest_best
+    from clotseg.results import export_table
+
+    checkpoint = newest_best(context.obj) if ckpt is None else context.obj.root / ckpt
+    target = context.obj.root / out
+    result = run_export(context.obj, config, open_progress(), checkpoint=checkpoint, out=target, onnx=onnx)
+    _print(result, export_table, as_json=as_json)
 
 
 @app.command()

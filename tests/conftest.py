@@ -156,3 +156,13 @@ def modified_times(folder: Path) -> dict[str, int]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != ".lock"
     }
+
+
+@pytest.fixture(scope="session")
+def atlas() -> Path:
+    """A real average brain CT, RAS, 1 mm."""
+    shared = os.environ.get("CLOTSEG_SHARED") or Path(__file__).parents[2] / "shared"
+    file = Path(shared) / "data" / "brain_ct_atlas_1mm.nii.gz"
+    if not file.exists():
+        pytest.skip(f"{file} is not there; CLOTSEG_SHARED names the folder that holds data/{file.name}")
+    return file

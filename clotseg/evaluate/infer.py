@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from clotseg.config import SliceConfig
 from clotseg.errors import ConfigError, DataError
 from clotseg.prep.cases import Case, Volume, open_volume
-from clotseg.prep.slices import Bytes, window_volumes, with_context
+from clotseg.prep.slices import Bytes, channel_count, window_volumes, with_context
 from clotseg.train.checkpoint import load_checkpoint
 
 Model = Any  # TensorFlow and Keras ship no types
@@ -94,7 +94,8 @@ class Predictor:
     """
 
     def __init__(self, networks: Sequence[Network], slicing: SliceConfig, *, tta: bool = False) -> None:
-        self._calls = [(_compiled(network.model), network.size) for network in networks]
+        channels = channel_count(slicing)
+        self._calls = [(_compiled(net.model, net.size, channels), net.size) for net in networks]
         self._slicing = slicing
         self._flips = FLIPS if tta else FLIPS[:1]
 
@@ -189,14 +190,16 @@ def _seen(slicing: SliceConfig) -> tuple[object, ...]:
     return slicing.cta_window_hu, slicing.ncct_window_hu, slicing.context
 
 
-def _compiled(model: Model) -> Callable[[Bytes], Any]:
-    """The network behind the cast to 0…1, which so happens on the device."""
+def _compiled(model: Model, size: int, channels: int) -> Callable[[Bytes], Any]:
+    """The network behind the cast to 0…1, which so happens on the device, for batches of any length."""
     import tensorflow as tf
+
+    batch = tf.TensorSpec((None, size, size, channels), tf.uint8)
 
     def scaled(slices: Any) -> Any:
         return model(tf.cast(slices, tf.float32) * (1 / 255), training=False)
 
-    compiled: Callable[[Bytes], Any] = tf.function(scaled, reduce_retracing=True)
+    compiled: Callable[[Bytes], Any] = tf.function(scaled, input_signature=[batch])
     return compiled
 
 

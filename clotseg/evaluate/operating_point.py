@@ -6,7 +6,7 @@ test case.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,15 +60,23 @@ class OperatingPoint:
     val_dice: Annotated[float, Field(ge=0, le=1)]
 
 
-def cut_in_force(config: TestConfig, point: OperatingPoint) -> Cut:
-    """The chosen cut, or what the settings say instead: with a threshold of their own nothing is removed."""
-    chosen = config.threshold == "auto"
-    smallest = point.smallest_component if chosen else 0
-    return Cut(
-        temperature=point.calibration.temperature,
-        threshold=point.threshold if config.threshold == "auto" else config.threshold,
-        smallest_component=smallest if config.smallest_component == "auto" else config.smallest_component,
-    )
+def cut_in_force(config: TestConfig, point: OperatingPoint | None) -> Cut:
+    """The chosen cut, or what the settings say instead: with a threshold of their own nothing is removed.
+
+    Where no point was chosen and the settings leave it to that: a half, and nothing is removed.
+    """
+    cut = Cut()
+    if point is not None:
+        cut = Cut(
+            temperature=point.calibration.temperature,
+            threshold=point.threshold,
+            smallest_component=point.smallest_component,
+        )
+    if config.threshold != "auto":
+        cut = replace(cut, threshold=config.threshold, smallest_component=0)
+    if config.smallest_component != "auto":
+        cut = replace(cut, smallest_component=config.smallest_component)
+    return cut
 
 
 def stored_or_chosen(

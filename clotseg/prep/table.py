@@ -98,11 +98,12 @@ def _take(number: int, cells: dict[str | None, str | None], table: dict[str, Row
         return
     if name in table:
         faults.append(f"line {number}: case {name} is listed twice")
-    spacing = _spacing([text[column] for column in SPACING_COLUMNS], number, faults)
+    spacing = read_spacing([text[column] for column in SPACING_COLUMNS], number, faults)
     table[name] = Row(patient=text["patient"], site=text["site"], spacing_mm=spacing)
 
 
-def _spacing(texts: list[str], number: int, faults: list[str]) -> Spacing | None:
+def read_spacing(texts: list[str], number: int, faults: list[str]) -> Spacing | None:
+    """Three cells of line `number` as a spacing in mm, None where all are empty; adds to `faults`."""
     if not any(texts):
         return None
     try:

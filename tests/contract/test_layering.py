@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "doctor": SHARED,
     "results": (*SHARED, "doctor"),
     "demo": (*SHARED, *STORY, "phantom"),
-    "cli": (*SHARED, *STORY, "phantom", "doctor", "results", "demo", "contact_sheet"),
+    "cli_options": (),
+    "cli": (*SHARED, *STORY, "phantom", "doctor", "results", "demo", "contact_sheet", "cli_options"),
 }
 
 HEAVY_AT_MODULE_LEVEL = {

@@ -1,8 +1,11 @@
 """Runs with small networks that were never trained, ready to be tested and to predict."""
 
 import shutil
+from pathlib import Path
 from typing import Any
 
+import nibabel
+import numpy as np
 import pytest
 
 from clotseg.config import (
@@ -19,6 +22,7 @@ from clotseg.project import Project, Run
 from clotseg.train.checkpoint import Description, save_checkpoint
 from clotseg.train.records import EpochRow, append_history, open_run
 from clotseg.train.unet import build_unet
+from tests.conftest import write_case
 
 NETWORK = NetworkConfig(filters=2, depth=1)
 SIZE = 32
@@ -66,3 +70,25 @@ def run(sliced_project: Project, tmp_path_factory: pytest.TempPathFactory) -> Ru
 @pytest.fixture(scope="module")
 def project(run: Run) -> Project:
     return Project(run.folder.parents[1])
+
+
+def nifti_pair(folder: Path, name: str, *, axes: str = "RAS", seed: int = 0) -> tuple[Any, Any]:
+    """CTA and NCCT [row, column, slice] growing to P, L and S, and the same stored along other axes."""
+    made = Project(folder / "made")
+    write_case(made, name, shape=(31, 20, 5), seed=seed)
+    affine = np.array([[0, -0.4, 0, 30.0], [-0.5, 0, 0, 20.0], [0, 0, 2.0, -50.0], [0, 0, 0, 1]])
+    assert nibabel.aff2axcodes(affine) == ("P", "L", "S")
+    volumes = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, file in (("CTA", "_CTA_Binary.npy"), ("NCCT", "_NCCT_Reg_Binary.npy")):
+        hu = np.load(made.volumes / f"{name}{file}")
+        image = nibabel.Nifti1Image(hu, affine)
+        turned = image.as_reoriented(
+            nibabel.orientations.ornt_transform(
+                nibabel.io_orientation(affine), nibabel.orientations.axcodes2ornt(axes)
+            )
+        )
+        nibabel.save(turned, folder / f"{name}_{kind}.nii.gz")
+        volumes.append(hu)
+    shutil.rmtree(made.root)
+    return volumes[0], volumes[1]

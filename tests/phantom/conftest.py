@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 from clotseg.phantom import write_cohort
 
 CASES, SEED = 21, 100
-ATLAS = "brain_ct_atlas_1mm.nii.gz"
 
 
 @dataclass(frozen=True)
@@ -72,13 +70,3 @@ def written(cohort_folder: Path) -> list[Written]:
 def with_clot(written: list[Written]) -> list[Written]:
     """Those with a clot."""
     return [case for case in written if case.mask.any()]
-
-
-@pytest.fixture(scope="session")
-def atlas() -> Path:
-    """A real average brain CT, RAS, 1 mm."""
-    shared = os.environ.get("CLOTSEG_SHARED") or Path(__file__).parents[3] / "shared"
-    file = Path(shared) / "data" / ATLAS
-    if not file.exists():
-        pytest.skip(f"{file} is not there; CLOTSEG_SHARED names the folder that holds data/{ATLAS}")
-    return file
