@@ -102,7 +102,7 @@ def predict(
         CorruptArtifactError: a checkpoint is damaged.
     """
     patients = find_patients(inputs)
-    networks = _networks(config, progress, [find_checkpoint(path) for path in checkpoints], tta=tta)
+    networks = open_networks(config, progress, [find_checkpoint(path) for path in checkpoints], tta=tta)
     told: list[dict[str, Any]] = []
     with artifact.project_lock(out):
         try:
@@ -130,7 +130,8 @@ def require_all(result: Mapping[str, Any]) -> None:
         )
 
 
-def _networks(config: Config, progress: Progress, folders: Sequence[Path], *, tta: bool) -> Networks:
+def open_networks(config: Config, progress: Progress, folders: Sequence[Path], *, tta: bool) -> Networks:
+    """What checkpoint folders say of their networks; weights are read when the first case needs them."""
     weights = tuple(read_description(folder).sha256 for folder in folders)
     point = find_point(folders[0], weights, tta=tta)
     if point is None:
@@ -165,7 +166,7 @@ def _was_trained_on_one_volume(folder: Path) -> bool:
 
 def _try_one(networks: Networks, patient: Patient, out: Path, *, overwrite: bool) -> dict[str, Any]:
     try:
-        state, facts = _predict_one(networks, patient, out / patient.name, overwrite=overwrite)
+        state, facts = predict_one(networks, patient, out / patient.name, overwrite=overwrite)
     except DataError as error:
         problem = "; ".join([str(error).splitlines()[0], *error.details])
         fix = f" ({error.fix})" if error.fix else ""
@@ -185,10 +186,17 @@ def _try_one(networks: Networks, patient: Patient, out: Path, *, overwrite: bool
     }
 
 
-def _predict_one(
+def predict_one(
     networks: Networks, patient: Patient, target: Path, *, overwrite: bool
 ) -> tuple[str, dict[str, Any]]:
-    """Predicts a case where that is not done, and gives what its manifest says."""
+    """Predicts a case into the folder `target`, where that is not done.
+
+    Returns:
+        `done` or `reused`, and what its manifest says of `clots`, `doubt` and `spread`.
+
+    Raises:
+        DataError: the case cannot be used, or `target` holds something else.
+    """
     _require_volumes(networks, patient)
     config = {"cut": plain(networks.cut), "tta": networks.tta}
     inputs = {
