@@ -16,16 +16,22 @@ import typer
 from clotseg.cli_options import (
     AugmentSwitch,
     AugmentValidation,
+    Checkpoint,
     Checkpoints,
     Dask,
     DryRun,
     Fold,
+    FoldRuns,
     Folds,
     Gpus,
+    Inputs,
     Json,
     Level,
     LogAugment,
     Neighbours,
+    Onnx,
+    Out,
+    Overwrite,
     PrintConfig,
     Replicas,
     Size,
@@ -44,7 +50,7 @@ from clotseg.cli_options import (
     Verify,
     Workers,
 )
-from clotseg.errors import ClotsegError, Interrupted
+from clotseg.errors import Interrupted, root_of
 from clotseg.project import Project
 
 app = typer.Typer(
@@ -72,7 +78,7 @@ def _tell(error: Exception, *, debug: bool) -> int:
     """Prints what ended a command, in full when debugging; gives its exit code."""
     if debug:
         traceback.print_exception(error)
-    known = _root_of(error)
+    known = root_of(error)
     if known is not None:
         print(f"clotseg: {known}", file=sys.stderr)
         return known.exit_code
@@ -80,19 +86,6 @@ def _tell(error: Exception, *, debug: bool) -> int:
     if not debug:
         print("  To mend it: run again with `clotseg --debug …` and report what it prints", file=sys.stderr)
     return 1
-
-
-def _root_of(error: BaseException) -> ClotsegError | None:
-    """The error to tell: an interruption wherever it lies beneath, since a library that was just being
-    loaded turns it into an error of its own; else the error itself, where it is one of clotseg's."""
-    seen: list[BaseException] = []
-    below: BaseException | None = error
-    while below is not None and below not in seen:
-        if isinstance(below, Interrupted):
-            return below
-        seen.append(below)
-        below = below.__cause__ or below.__context__
-    return error if isinstance(error, ClotsegError) else None
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
@@ -287,10 +280,7 @@ def train(
 def test(
     context: typer.Context,
     ckpt: Checkpoints = None,
-    folds: Annotated[
-        list[Path] | None,
-        typer.Option(help="A fold's run; all folds' runs score every case.", metavar="RUN"),
-    ] = None,
+    folds: FoldRuns = None,
     tta: Tta = False,
     threshold: Threshold = None,
     gpus: Gpus = None,
@@ -308,37 +298,25 @@ def test(
 
     progress = open_progress()
     require_whole(verify_project(context.obj, progress, level=verify.value, below=(context.obj.original,)))
-    result = score_test_cohort(
-        context.obj,
-        config,
-        progress,
-        checkpoints=_below(context.obj, ckpt),
-        folds=_below(context.obj, folds),
-        tta=tta,
-    )
+    networks = {"checkpoints": _below(context.obj, ckpt), "folds": _below(context.obj, folds)}
+    result = score_test_cohort(context.obj, config, progress, **networks, tta=tta)
     _print(result, test_table, as_json=as_json)
 
 
 @app.command()
 def predict(
     context: typer.Context,
-    inputs: Annotated[
-        list[Path],
-        typer.Argument(help="Folders, projects, volumes, or tables of cases (.csv).", metavar="INPUT..."),
-    ],
+    inputs: Inputs,
     ckpt: Checkpoints = None,
-    out: Annotated[Path, typer.Option(help="Folder for the results.", metavar="DIR")] = Path("predictions"),
+    out: Out = Path("predictions"),
     tta: Tta = False,
     threshold: Threshold = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace predictions made otherwise than asked for now.")
-    ] = False,
+    overwrite: Overwrite = False,
     gpus: Gpus = None,
     as_json: Json = False,
 ) -> None:
     """Find clots in new patients, without masks: .npy in and out, or NIfTI in and out."""
-    flags = {"runtime.gpus": gpus, "test.threshold": threshold}
-    config = _config(context.obj, flags, print_only=False)
+    config = _config(context.obj, {"runtime.gpus": gpus, "test.threshold": threshold}, print_only=False)
     from clotseg.console import open_progress
     from clotseg.evaluate.predict import predict as run_prediction
     from clotseg.evaluate.predict import require_all
@@ -362,10 +340,8 @@ def predict(
 def export(
     context: typer.Context,
     out: Annotated[Path, typer.Argument(help="Folder to write; an earlier export there is replaced.")],
-    ckpt: Annotated[
-        Path | None, typer.Option(help="A run, checkpoint folder or weights file; the newest run's best.")
-    ] = None,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX, too; needs the extra `onnx`.")] = False,
+    ckpt: Checkpoint = None,
+    onnx: Onnx = False,
     as_json: Json = False,
 ) -> None:
     """Write the network as a SavedModel for other programs: HU in, probability out."""
@@ -376,9 +352,25 @@ def export(
     from clotseg.results import export_table
 
     checkpoint = newest_best(context.obj) if ckpt is None else context.obj.root / ckpt
-    target = context.obj.root / out
-    result = run_export(context.obj, config, open_progress(), checkpoint=checkpoint, out=target, onnx=onnx)
+    paths = {"checkpoint": checkpoint, "out": context.obj.root / out}
+    result = run_export(context.obj, config, open_progress(), **paths, onnx=onnx)
     _print(result, export_table, as_json=as_json)
+
+
+@app.command()
+def compare(
+    context: typer.Context,
+    first: Annotated[Path, typer.Argument(help="A tested run, or a checkpoint in it.", metavar="RUN")],
+    second: Annotated[Path, typer.Argument(help="Another, tested on the same cases.", metavar="RUN")],
+    as_json: Json = False,
+) -> None:
+    """Compare two tested runs case by case, with paired intervals."""
+    config = _config(context.obj, {}, print_only=False)
+    from clotseg.evaluate.comparison import compare_runs
+    from clotseg.results import compare_table
+
+    paths = context.obj.root / first, context.obj.root / second
+    _print(compare_runs(context.obj, *paths, config.test), compare_table, as_json=as_json)
 
 
 @app.command()

@@ -89,6 +89,22 @@ Checkpoints = Annotated[
         metavar="PATH",
     ),
 ]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="A run, checkpoint folder or weights file; the newest run's best.")
+]
+FoldRuns = Annotated[
+    list[Path] | None,
+    typer.Option(help="A fold's run; all folds' runs score every case.", metavar="RUN"),
+]
+Inputs = Annotated[
+    list[Path],
+    typer.Argument(help="Folders, projects, volumes, or tables of cases (.csv).", metavar="INPUT..."),
+]
+Onnx = Annotated[bool, typer.Option("--onnx", help="Write ONNX, too; needs the extra `onnx`.")]
+Out = Annotated[Path, typer.Option(help="Folder for the results.", metavar="DIR")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace predictions made otherwise than asked for now.")
+]
 Tta = Annotated[
     bool, typer.Option("--tta", help="Average over flipped slices, too; takes four times as long.")
 ]

@@ -90,6 +90,32 @@ def _cut(cut: dict[str, Any]) -> str:
     return f"{cut['threshold']:.3f}{removed if cut['smallest_component'] > 1 else ''}"
 
 
+def compare_table(result: dict[str, Any]) -> RenderableType:
+    """What `compare_runs` returned."""
+    table = _table("metric", "cases", "first", "second", "difference (95 % interval)", "Wilcoxon p", "better")
+    for found in result["metrics"]:
+        interval = found["ci95"]
+        bounds = f" ({interval[0]:+.3f} to {interval[1]:+.3f})" if interval else ""
+        table.add_row(
+            found["metric"].replace("_", " "),
+            str(found["cases"]),
+            f"{found['first']:.3f}",
+            f"{found['second']:.3f}",
+            f"{found['difference']:+.3f}{bounds}",
+            "–" if found["wilcoxon_p"] is None else f"{found['wilcoxon_p']:.3g}",
+            found["better"] or "undecided",
+        )
+    facts = {
+        "first": result["runs"][0],
+        "second": result["runs"][1],
+        "cases": f"{result['cases']} from {result['patients']} patients",
+        "missed": "{} and {}".format(*result["missed"])
+        + f" of {result['cases_with_clot']} cases with a clot",
+        "false alarms": "{} and {}".format(*result["clot_free_with_false"]) + " of the cases without",
+    }
+    return Group(table, _facts(facts))
+
+
 def inspect_table(result: dict[str, Any]) -> RenderableType:
     """Where the contact sheet is."""
     return _facts({"page": result["page"], "slices": result["slices"]})

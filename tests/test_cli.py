@@ -16,7 +16,7 @@ from clotseg.config import Config, load_config
 from clotseg.project import Project
 from tests.conftest import clotseg_command, run_clotseg, start_python, write_cohort
 
-COMMANDS = ("demo", "phantom", "prep", "train", "test", "verify", "doctor")
+COMMANDS = ("demo", "phantom", "prep", "train", "test", "compare", "verify", "doctor")
 TINY = ("--epochs", 1, "--filters", 4, "--depth", 2, "--batch-size", 8, "--size", "auto", "--gpus", 0)
 
 

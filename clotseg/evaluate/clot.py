@@ -102,6 +102,10 @@ class ClotMeasurement:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
+CLOT_COLUMNS = ("case", "mask", *(field.name for field in fields(ClotMeasurement)))
+"""Of a table of clots."""
+
+
 def measure_clots(
     mask: Mask,
     *,
@@ -160,6 +164,26 @@ def measure_clots(
             )
         )
     return measured
+
+
+def clot_rows(
+    truth: Mask,
+    predicted: Mask,
+    *,
+    case: str,
+    cta_hu: npt.NDArray[Any],
+    ncct_hu: npt.NDArray[Any],
+    spacing_mm: Spacing | None,
+) -> list[dict[str, Any]]:
+    """Every clot of a case's two masks as a row of `CLOT_COLUMNS`; `mask` is `true` or `predicted`."""
+    midplane = find_midplane(ncct_hu, spacing_mm) if np.any(truth) or np.any(predicted) else None
+    return [
+        {"case": case, "mask": name, **clot.as_row()}
+        for name, mask in (("true", truth), ("predicted", predicted))
+        for clot in measure_clots(
+            mask, cta_hu=cta_hu, ncct_hu=ncct_hu, spacing_mm=spacing_mm, midplane=midplane
+        )
+    ]
 
 
 def clot_lengths(mask: Mask, spacing_mm: Spacing) -> list[float]:

@@ -1,4 +1,4 @@
-"""The drawings of the report: arrays and numbers in, SVG text out.
+"""Drawings for an HTML page: slices in, SVG text out; and what every drawing has in common.
 
 What always holds: the same input gives the same text; ids begin with the given prefix, so that drawings
 with different prefixes can stand in one HTML page; colours that must follow the page's light or dark scheme
@@ -7,7 +7,7 @@ are CSS variables; text that came from a user enters only as escaped tooltips, n
 
 import html
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from io import StringIO
 from typing import Any, NamedTuple
 
@@ -19,12 +19,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
-from matplotlib.ticker import MaxNLocator
-
-from clotseg.evaluate.metrics import CaseScore
 
 Crop = tuple[slice, slice]
-HistoryRows = Sequence[Mapping[str, Any]]
 
 INK, MUTED, GRID, ACCENT, BAND, ALERT = "#1b2127", "#5b6670", "#e9ecef", "#1f6490", "#d6e5ef", "#b3392f"
 TRUTH, PREDICTION = "#3fc1e8", "#ffae1a"
@@ -58,8 +54,8 @@ STYLE: dict[str, Any] = {
     "ytick.color": MUTED,
     "lines.linewidth": 1.4,
 }
-PANEL_WIDTH, CHART_SIZE = 2.4, (4.6, 3.4)
-"""Inches. A chart fills a phone's width at about its own size, so its text stays legible there."""
+PANEL_WIDTH = 2.4
+"""Inches."""
 
 SMALLEST_CROP = 56
 CROP_PER_CLOT = 2.0
@@ -136,100 +132,10 @@ def panel(
             _scale_bar(axes, 10 / column_mm, width, height)
 
     size = PANEL_WIDTH, PANEL_WIDTH * (height * row_mm) / (width * column_mm)
-    return _svg(draw, size=size, label=label, prefix=prefix)
+    return svg(draw, size=size, label=label, prefix=prefix)
 
 
-def training_curve(history: HistoryRows, *, prefix: str) -> str | None:
-    """Loss, and validation Dice below it, against epoch; None where the history has neither."""
-    curves = {name: _curve(history, name) for name in ("loss", "val_loss", "val_dice")}
-    if not any(len(epochs) for epochs, _ in curves.values()):
-        return None
-
-    def draw(figure: Figure) -> None:
-        loss, dice = figure.subplots(2, 1, sharex=True)
-        for name, colour, label in (("loss", ACCENT, "training"), ("val_loss", MUTED, "validation")):
-            if len(curves[name][0]):
-                loss.plot(*curves[name], color=colour, label=label, marker="o", markersize=2.2)
-        loss.set_ylabel("loss")
-        if len(curves["loss"][0]) and len(curves["val_loss"][0]):
-            loss.legend(frameon=False, loc="upper right", labelcolor=MUTED)
-        epochs, values = curves["val_dice"]
-        if len(epochs):
-            dice.plot(epochs, values, color=ACCENT, marker="o", markersize=2.2)
-            best = int(np.argmax(values))
-            dice.plot(epochs[best], values[best], "o", color=ACCENT, markersize=5)
-            dice.set_title(
-                f"best {values[best]:.3f} in epoch {epochs[best]:g}", fontsize=9.5, color=MUTED, loc="right"
-            )
-        dice.set(ylim=(0, 1), ylabel="validation Dice", xlabel="epoch")
-        dice.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-    return _svg(draw, size=CHART_SIZE, label="Training loss and validation Dice by epoch", prefix=prefix)
-
-
-def dice_chart(
-    scores: Sequence[CaseScore], *, mean: float, interval: Sequence[float] | None, prefix: str
-) -> str:
-    """One dot per case, from worst to best, with the mean and its interval.
-
-    Args:
-        scores: cases with a clot, at least one.
-        mean: mean Dice.
-        interval: lower and upper end, or None.
-        prefix: of every id in the drawing.
-    """
-    ranked = sorted(scores, key=lambda score: (score.dice, score.case))
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        if interval is not None:
-            axes.axhspan(interval[0], interval[1], color=BAND, linewidth=0)
-        axes.axhline(mean, color=ACCENT, linewidth=1, dashes=(4, 3))
-        for rank, score in enumerate(ranked, start=1):
-            _dot(axes, rank, score.dice, score=score, order=rank - 1)
-        axes.set(ylim=(-0.03, 1.03), ylabel="Dice", xlabel="cases with a clot, from worst to best")
-        axes.set_xlim(0.2, max(len(ranked), 2) + 0.8)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(visible=False, axis="x")
-
-    tooltips = [f"{score.case}: Dice {score.dice:.3f}" for score in ranked]
-    return _svg(draw, size=CHART_SIZE, label="Dice of every case", prefix=prefix, tooltips=tooltips)
-
-
-def volume_chart(scores: Sequence[CaseScore], *, prefix: str) -> str:
-    """Predicted against true volume, in mm³ where every case has a spacing, else in voxels.
-
-    Args:
-        scores: cases with a clot, at least one.
-        prefix: of every id in the drawing.
-    """
-    unit = "mm³" if all(score.spacing_mm for score in scores) else "voxels"
-    volumes = [
-        (score.volume_true_mm3 or 0.0, score.volume_predicted_mm3 or 0.0)
-        if unit == "mm³"
-        else (float(score.volume_true), float(score.volume_predicted))
-        for score in scores
-    ]
-    top = 1.06 * max(max(pair) for pair in volumes)
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        axes.plot([0, top], [0, top], color=MUTED, linewidth=1, dashes=(4, 3))
-        for order, (score, pair) in enumerate(zip(scores, volumes, strict=True)):
-            _dot(axes, *pair, score=score, order=order)
-        axes.set(xlim=(-0.03 * top, top), ylim=(-0.03 * top, top))
-        axes.set(xlabel=f"true volume ({unit})", ylabel=f"predicted volume ({unit})")
-
-    tooltips = [
-        f"{score.case}: true {true:,.0f}, predicted {predicted:,.0f} {unit}"
-        for score, (true, predicted) in zip(scores, volumes, strict=True)
-    ]
-    return _svg(
-        draw, size=CHART_SIZE, label="Predicted against true volume", prefix=prefix, tooltips=tooltips
-    )
-
-
-def _svg(
+def svg(
     draw: Callable[[Figure], None],
     *,
     size: tuple[float, float],
@@ -263,24 +169,6 @@ def _svg(
         group = f'<g id="{prefix}-dot-{order}">'
         text = text.replace(group, f"{group}<title>{html.escape(tooltip)}</title>")
     return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1).strip()
-
-
-def _dot(axes: Axes, x: float, y: float, *, score: CaseScore, order: int) -> None:
-    """A full dot for a clot that was found, a hollow one for a missed clot."""
-    colour, fill = (ACCENT, ACCENT) if score.found else (ALERT, "none")
-    axes.plot(
-        [x], [y], "o", color=colour, markerfacecolor=fill, markersize=5, clip_on=False, gid=f"dot-{order}"
-    )
-
-
-def _curve(history: HistoryRows, name: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Epochs and values of one column, where both are finite numbers."""
-    points = np.array(
-        [(row["epoch"], row[name]) for row in history if "epoch" in row and row.get(name) is not None],
-        dtype=np.float64,
-    ).reshape(-1, 2)
-    points = points[np.isfinite(points).all(axis=1)]
-    return points[:, 0], points[:, 1]
 
 
 def _span(indices: npt.NDArray[Any], side: int, length: int) -> slice:

@@ -1,70 +1,62 @@
 """The report of a test: one HTML file that a reader can open anywhere, print, and pass on.
 
-In: the score of every case, their summary, a few pictured slices, the training history and the provenance.
-Out: one self-contained file. What always holds: it fetches nothing, every text that came from a user is
-escaped, and the same content gives the same bytes.
+In: the score of every case, their summary, pictured slices, the training history and the provenance. Out: one
+self-contained file. What always holds: it fetches nothing, every text that came from a user is escaped, and
+the same content gives the same bytes.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from clotseg.artifact import replace_file
-from clotseg.evaluate.figures import (
-    PREDICTION,
-    TRUTH,
-    Marked,
-    crop_around,
+from clotseg.evaluate.agreement import doubt_and_dice
+from clotseg.evaluate.charts import (
+    agreement_chart,
     dice_chart,
-    panel,
+    difference_chart,
+    doubt_chart,
+    reliability_chart,
     training_curve,
-    volume_chart,
 )
 from clotseg.evaluate.metrics import CaseScore
-
-Role = Literal["best", "median", "worst"]
-ROLES: tuple[Role, ...] = ("best", "median", "worst")
-CTA_WINDOW_HU = (-50.0, 450.0)
-NCCT_WINDOW_HU = (0.0, 100.0)
-ABSENT = "–"
-MISSED = ' class="missed"'
-SYNTHETIC_NOTICE = (
-    "<p><strong>Synthetic data.</strong> These cases were computed, not scanned. Accuracy on synthetic clots "
-    "says nothing about patients; it only shows that the program works from end to end.</p>"
+from clotseg.evaluate.report_cases import Picture, Role, anchors, pictures_html, strips_html
+from clotseg.evaluate.report_tables import (
+    ABSENT,
+    case_table,
+    cohort_table,
+    count,
+    group_table,
+    interval,
+    number,
+    provenance_table,
+    review_table,
 )
+from clotseg.evaluate.strips import Strip
 
+__all__ = ["Picture", "ReportContent", "choose_pictured", "pick_slice", "render", "write_report"]
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Picture:
-    """One slice of one case, as the report shows it.
-
-    Args:
-        role: why this case is shown.
-        score: the score of the whole case.
-        slice_index: index of the slice in the volume, from 0.
-        cta_hu: [row, column] in HU.
-        ncct_hu: [row, column] in HU.
-        truth: [row, column], 0 or 1.
-        probability: [row, column], 0 to 1.
-        predicted: [row, column], 0 or 1.
-    """
-
-    role: Role
-    score: CaseScore
-    slice_index: int
-    cta_hu: npt.NDArray[Any]
-    ncct_hu: npt.NDArray[Any]
-    truth: npt.NDArray[Any]
-    probability: npt.NDArray[Any]
-    predicted: npt.NDArray[Any]
+SYNTHETIC = "Synthetic data"
+SYNTHETIC_NOTICE = (
+    "<p><strong>Synthetic data.</strong> {made} Accuracy on synthetic clots says nothing about patients; it "
+    "only shows that the program works from end to end.</p>"
+)
+DRAWN = "These cases were computed, not scanned."
+GROWN = "Vessels and clots of these cases were computed, and set into one real head CT."
+FILTERS = {
+    "": "all cases",
+    "found": "clot found",
+    "missed": "clot missed",
+    "false": "with false clots",
+    "free": "without a clot",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -72,26 +64,37 @@ class ReportContent:
     """All that a report is made of.
 
     Args:
-        title: heading of the report.
+        title: heading of the report; that the data are synthetic is put before it.
         synthetic: whether the cases are phantoms; the report then says so first.
+        real_head: whether the phantoms were grown in a real head CT.
         scores: one a case.
         summary: what `metrics.summarise` made of the scores.
         history: rows of `history.csv`: `epoch`, `loss`, `val_dice`, and `val_loss` where there is one.
         pictures: slices to show, in any order; none is fine.
+        strips: of the cases to look through, in the order to show them; none is fine.
         cohort: counts per cohort, such as `{"Training": {"cases": 24, "slices": 576}}`.
         configuration_toml: the settings of the run.
         provenance: what identifies run, code and data, by name.
+        doubt: by case, larger where the network is less sure; None where it was not worked out.
+        calibration: `temperature`, `ece_before`, `ece_after`, and `bins_before` and `bins_after`: lists of
+            [mean probability, share of clot, count]; of the validation cohort.
+        operating_point: `threshold` and `smallest_component`, as the validation cohort chose them.
     """
 
     title: str
     synthetic: bool
+    real_head: bool = False
     scores: Sequence[CaseScore]
     summary: Mapping[str, Any]
     history: Sequence[Mapping[str, Any]] = ()
     pictures: Sequence[Picture] = ()
+    strips: Sequence[Strip] = ()
     cohort: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     configuration_toml: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict)
+    doubt: Mapping[str, float] | None = None
+    calibration: Mapping[str, Any] | None = None
+    operating_point: Mapping[str, Any] | None = None
 
 
 def choose_pictured(scores: Sequence[CaseScore]) -> dict[Role, str]:
@@ -135,27 +138,36 @@ def write_report(path: Path, *, content: ReportContent) -> None:
 
 def render(content: ReportContent) -> str:
     """The report as the text of one HTML page."""
-    template = (
-        resources.files("clotseg.evaluate").joinpath("report_template.html").read_text(encoding="utf-8")
-    )
-    return Template(template).substitute(
-        title=escape(content.title),
-        badge="Synthetic data" if content.synthetic else "Test report",
+    title = f"{SYNTHETIC}: {content.title}" if content.synthetic else content.title
+    notice = SYNTHETIC_NOTICE.format(made=GROWN if content.real_head else DRAWN)
+    return Template(_packaged("report_template.html")).substitute(
+        title=escape(title),
+        badge=SYNTHETIC if content.synthetic else "Test report",
         statement=_statement(content),
-        synthetic_notice=SYNTHETIC_NOTICE if content.synthetic else "",
+        synthetic_notice=notice if content.synthetic else "",
         cards=_cards(content.summary),
-        pictures=_pictures(content.pictures),
+        review=_review(content),
+        pictures=pictures_html(content.pictures),
         charts=_charts(content),
-        case_table=_case_table(content.scores),
-        cohort=_cohort(content.cohort),
+        filters="".join(f'<option value="{kind}">{name}</option>' for kind, name in FILTERS.items()),
+        case_table=case_table(content.scores, anchors=anchors(content.strips), doubt=content.doubt),
+        strips=strips_html(content.scores, content.strips),
+        groups=_groups(content.summary),
+        cohort=cohort_table(content.cohort),
+        operating_point=_operating_point(content.operating_point),
         configuration=escape(content.configuration_toml),
-        provenance=_provenance(content.provenance),
+        provenance=provenance_table(content.provenance),
+        script=_packaged("report_script.js"),
     )
+
+
+def _packaged(name: str) -> str:
+    return resources.files("clotseg.evaluate").joinpath(name).read_text(encoding="utf-8")
 
 
 def _statement(content: ReportContent) -> str:
-    cases = _count(content.summary["cases"], "synthetic case" if content.synthetic else "case")
-    patients = _count(content.summary["patients"], "patient")
+    cases = count(content.summary["cases"], "synthetic case" if content.synthetic else "case")
+    patients = count(content.summary["patients"], "patient")
     return (
         f"How well the clot masks of one trained network agree with the true masks of {cases} "
         f"from {patients}, none of which it was trained on."
@@ -163,22 +175,30 @@ def _statement(content: ReportContent) -> str:
 
 
 def _cards(summary: Mapping[str, Any]) -> str:
-    interval, clot_free = summary["dice_ci95"], summary["clot_free_cases"]
-    if summary["dice_mean"] is None:
-        spread = "no case has a clot"
-    elif interval is None:
-        spread = f"no interval below two patients; median {summary['dice_median']:.3f}"
-    else:
-        spread = f"95 % interval {interval[0]:.3f} to {interval[1]:.3f}; median {summary['dice_median']:.3f}"
-    affected = f"in {_count(clot_free, 'clot-free case')}, {summary['clot_free_with_false']} affected"
-    cards = (
-        ("Mean Dice", _number(summary["dice_mean"], 3), "", spread),
-        ("Clots missed", summary["missed"], f"of {summary['cases_with_clot']}", "each counted as Dice 0"),
-        ("False clots", summary["false_clots"], "", affected)
-        if clot_free
-        else ("False clots", ABSENT, "", "no clot-free case in this cohort"),
-        ("Cases", summary["cases"], "", f"from {_count(summary['patients'], 'patient')}"),
-    )
+    """The headline numbers, each with its interval."""
+    free, with_clot = summary["clot_free_cases"], summary["cases_with_clot"]
+    specificity = ABSENT, "", "no clot-free case in this cohort"
+    if free:
+        told = f"{count(free, 'clot-free case')}, {summary['clot_free_with_false']} with a false clot"
+        specificity = number(summary["specificity"], 2), "", told + _share(summary, "specificity", "; ")
+    surface = ABSENT, "", "voxel spacing not known"
+    if summary["surface_dice_1mm_cases"]:
+        surface = number(summary["surface_dice_1mm_mean"], 3), "", _spread(summary, "surface_dice_1mm")
+    cards = [
+        ("Mean Dice", number(summary["dice_mean"], 3), "", _spread(summary, "dice")),
+        ("Clots missed", str(summary["missed"]), f"of {with_clot}", _share(summary, "missed_rate")),
+        ("Specificity", *specificity),
+        ("Cases", str(summary["cases"]), "", f"from {count(summary['patients'], 'patient')}"),
+        ("Surface Dice at 1 mm", *surface),
+        (
+            "Single clots found",
+            str(summary["clots_found"]),
+            f"of {summary['clots_true']}",
+            f"{count(summary['clots_missed'], 'missed clot')}, F1 {number(summary['clot_f1'], 3)}",
+        ),
+        _agreement_card("Volume agreement", summary["volume_agreement"]),
+        _agreement_card("Length agreement", summary["length_agreement"]),
+    ]
     return "\n".join(
         f'<div class="card"><dt>{name}</dt><dd class="value">{value} <small>{beside}</small></dd>'
         f'<dd class="note">{note}</dd></div>'
@@ -186,62 +206,61 @@ def _cards(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _pictures(pictures: Sequence[Picture]) -> str:
-    if not pictures:
-        return '<p class="muted">No case with a clot to show.</p>'
-    intro = (
-        "<p>Chosen by Dice alone. Each row shows the slice with most true clot, whole "
-        "and cut to the surroundings of the clot. CTA from −50 to 450 HU, NCCT from 0 to 100 HU. Rows and "
-        "columns are as stored, outlines follow pixel edges.</p>"
-    )
-    ordered = sorted(pictures, key=lambda picture: ROLES.index(picture.role))
-    return "\n".join([intro, *(_pictured(picture, f"picture-{n}") for n, picture in enumerate(ordered))])
+def _spread(summary: Mapping[str, Any], name: str) -> str:
+    if summary[f"{name}_mean"] is None:
+        return "no case has a clot"
+    median = f"median {summary[f'{name}_median']:.3f}"
+    if summary[f"{name}_ci95"] is None:
+        return f"no interval below two patients; {median}"
+    return f"95 % interval {interval(summary[f'{name}_ci95'])}; {median}"
 
 
-def _pictured(picture: Picture, prefix: str) -> str:
-    crop = crop_around(picture.truth if np.any(picture.truth) else picture.predicted)
-    pixel_mm = picture.score.spacing_mm[:2] if picture.score.spacing_mm else None
-    cta = partial(panel, picture.cta_hu, window_hu=CTA_WINDOW_HU, pixel_mm=pixel_mm)
-    ncct = partial(panel, picture.ncct_hu, window_hu=NCCT_WINDOW_HU, pixel_mm=pixel_mm)
-    truth, predicted = Marked(picture.truth, TRUTH), Marked(picture.predicted, PREDICTION)
-    drawings = (
-        ("Whole CTA slice", cta(frame=crop, label="whole CTA slice", prefix=f"{prefix}-slice")),
-        ("CTA", cta(crop=crop, label="CTA", prefix=f"{prefix}-cta")),
-        ("NCCT", ncct(crop=crop, label="NCCT", prefix=f"{prefix}-ncct")),
-        (
-            '<span class="key truth"></span>True clot on CTA',
-            cta(crop=crop, label="CTA with the true clot", prefix=f"{prefix}-truth", marked=truth),
-        ),
-        (
-            '<span class="key prediction"></span>Prediction on CTA, tinted by probability',
-            cta(
-                crop=crop,
-                label="CTA with the prediction",
-                prefix=f"{prefix}-prediction",
-                marked=predicted,
-                probability=picture.probability,
-            ),
-        ),
-    )
-    figures = "".join(f"<figure>{svg}<figcaption>{text}</figcaption></figure>" for text, svg in drawings)
+def _share(summary: Mapping[str, Any], name: str, before: str = "") -> str:
+    ends = summary[f"{name}_ci95"]
+    return "" if ends is None else f"{before}95 % interval {100 * ends[0]:.0f} to {100 * ends[1]:.0f} %"
+
+
+def _agreement_card(name: str, agreed: Mapping[str, Any] | None) -> tuple[str, str, str, str]:
+    if agreed is None or agreed["icc"] is None:
+        return name, ABSENT, "ICC", "needs two cases with a clot, and a spacing for lengths"
+    ends = agreed["icc_ci95"]
+    note = f"95 % interval {interval(ends, 2)}" if ends else "no interval below three patients"
+    return name, number(agreed["icc"], 2), "ICC", f"{note}; Pearson {number(agreed['pearson'], 2)}"
+
+
+def _review(content: ReportContent) -> str:
+    """The cases to look at first; nothing where doubt was not worked out."""
+    if content.doubt is None:
+        return ""
+    found = _doubt(content)
+    rho, ends = found["spearman"], found["spearman_ci95"]
+    told = "Too few cases with a clot to say how well doubt foretells Dice."
+    if rho is not None:
+        spread = "" if ends is None else f" (95 % interval {interval(ends, 2)})"
+        told = (
+            f"Over the {count(found['cases'], 'case')} with a clot, doubt and Dice have Spearman "
+            f"ρ = {number(rho, 2)}{spread}: −1 would mean that doubt ranks them exactly from best to worst."
+        )
     return (
-        f'<article class="pictured"><header><h3><span class="role">{picture.role}</span>'
-        f"{escape(picture.score.case)}</h3>{_facts(picture)}</header>{figures}</article>"
+        "<section>\n<h2>Review list</h2>\n<p>Cases in the order in which the network doubts itself: look at "
+        f"the first ones first. {told}</p>\n{review_table(content.scores, content.doubt)}\n</section>"
     )
 
 
-def _facts(picture: Picture) -> str:
-    score = picture.score
-    facts = {
-        "Dice": _number(score.dice, 3),
-        "Clot": _found(score),
-        "True volume": _volume(score.volume_true, score.volume_true_mm3),
-        "Predicted volume": _volume(score.volume_predicted, score.volume_predicted_mm3),
-        "False clots": str(score.false_clots),
-        "Slice": f"index {picture.slice_index}",
-    }
-    items = "".join(f"<div><dt>{name}</dt><dd>{fact}</dd></div>" for name, fact in facts.items())
-    return f'<dl class="facts">{items}</dl>'
+def _doubt(content: ReportContent) -> Mapping[str, Any]:
+    """How well doubt foretells Dice: as the summary says, or worked out here where it does not."""
+    known: Mapping[str, Any] | None = content.summary.get("doubt")
+    if known is not None:
+        return known
+    doubt = content.doubt or {}
+    scores = [score for score in content.scores if score.has_clot and score.case in doubt]
+    return doubt_and_dice(
+        [doubt[score.case] for score in scores],
+        [score.dice for score in scores],
+        [score.patient for score in scores],
+        samples=1000,
+        seed=1,
+    )
 
 
 def _charts(content: ReportContent) -> str:
@@ -254,131 +273,80 @@ def _charts(content: ReportContent) -> str:
         )
     ]
     if with_clot:
-        charts += [
-            (
-                dice_chart(
-                    with_clot, mean=summary["dice_mean"], interval=summary["dice_ci95"], prefix="dice"
-                ),
-                "Dice of each case. Dashed: the mean; shaded: its 95 % interval; hollow: missed clots.",
-            ),
-            (
-                volume_chart(with_clot, prefix="volume"),
-                f"Clot volume. Dashed: perfect agreement; hollow: missed clots. {_volume_error(summary)}",
-            ),
-        ]
+        chart = dice_chart(with_clot, mean=summary["dice_mean"], interval=summary["dice_ci95"], prefix="dice")
+        charts.append(
+            (chart, "Dice of each case. Dashed: the mean; shaded: its 95 % interval; hollow: missed clots.")
+        )
+        charts += _agreement_charts(with_clot, summary)
+    doubted = [score for score in with_clot if content.doubt and score.case in content.doubt]
+    if content.doubt and doubted:
+        values = [content.doubt[score.case] for score in doubted]
+        charts.append(
+            (doubt_chart(doubted, values, prefix="doubt"), "Dice against the doubt of the network.")
+        )
+    if content.calibration:
+        charts.append(_reliability(content.calibration))
     drawn = [
         f'<figure class="chart">{svg}<figcaption>{text}</figcaption></figure>' for svg, text in charts if svg
     ]
     return "\n".join(drawn) or '<p class="muted">Nothing to draw: no history and no case with a clot.</p>'
 
 
-def _volume_error(summary: Mapping[str, Any]) -> str:
-    unit = "voxels" if summary["volume_error_mm3"] is None else "mm3"
-    error, bias = summary[f"volume_error_{unit}"], summary[f"volume_bias_{unit}"]
-    name = unit.replace("mm3", "mm³")
-    signed = f"{bias:+,.0f}".replace("-", "−")
-    return f"Mean absolute error {error:,.0f} {name}, mean difference {signed} {name}."
+def _agreement_charts(
+    scores: Sequence[CaseScore], summary: Mapping[str, Any]
+) -> list[tuple[str | None, str]]:
+    """Scatter and Bland-Altman of volume and of length, where they are known of every case."""
+    in_mm = summary["volume_agreement"]["unit"] == "mm³"
+    kinds = [("volume", "mm³" if in_mm else "voxels", "volume_{}_mm3" if in_mm else "volume_{}")]
+    if summary["length_agreement"] is not None:
+        kinds.append(("length", "mm", "length_{}_mm"))
+    charts: list[tuple[str | None, str]] = []
+    for what, unit, column in kinds:
+        true, predicted = (
+            [float(getattr(score, column.format(side))) for score in scores] for side in ("true", "predicted")
+        )
+        pairs, agreed = list(zip(true, predicted, strict=True)), summary[f"{what}_agreement"]
+        limits = (
+            f"limits of agreement {interval((agreed['lower'], agreed['upper']), 1)} {unit}"
+            if agreed["lower"] is not None
+            else "no limits of agreement below two cases"
+        )
+        scatter = agreement_chart(scores, pairs, what=what, unit=unit, prefix=f"{what}-scatter")
+        difference = difference_chart(
+            scores, pairs, agreed, what=what, unit=unit, prefix=f"{what}-difference"
+        )
+        icc = f"ICC(2,1) {number(agreed['icc'], 2)}, Pearson {number(agreed['pearson'], 2)}"
+        charts += [
+            (scatter, f"Clot {what}. Dashed: perfect agreement; hollow: missed clots. {icc}."),
+            (
+                difference,
+                f"Clot {what}, Bland–Altman. Dashed: bias {number(agreed['bias'], 1)} {unit}; "
+                f"shaded: {limits}.",
+            ),
+        ]
+    return charts
 
 
-def _case_table(scores: Sequence[CaseScore]) -> str:
-    in_mm = any(score.spacing_mm for score in scores)
-    head = "".join(
-        _header(name, number=name not in ("Case", "Clot", "Patient", "Site"))
-        for name in ("Case", "Dice", "Clot", "False clots", "True voxels", "Predicted voxels")
-        + (("True mm³", "Predicted mm³") if in_mm else ())
-        + ("Patient", "Site")
+def _reliability(calibration: Mapping[str, Any]) -> tuple[str, str]:
+    chart = reliability_chart(calibration["bins_before"], calibration["bins_after"], prefix="reliability")
+    return chart, (
+        "Reliability on the validation cohort. Dashed: a probability that means what it says. Expected "
+        f"calibration error {calibration['ece_before']:.4f} before, {calibration['ece_after']:.4f} after "
+        f"division by a temperature of {calibration['temperature']:.3g}."
     )
-    rows = "\n".join(_case_row(score, in_mm=in_mm) for score in sorted(scores, key=lambda score: score.case))
+
+
+def _groups(summary: Mapping[str, Any]) -> str:
+    tables = (("Size of the clot", summary["by_size"]), ("Site", summary["by_site"]))
+    return "\n".join(group_table(title, groups) for title, groups in tables if groups)
+
+
+def _operating_point(point: Mapping[str, Any] | None) -> str:
+    if point is None:
+        return ""
+    smallest = point["smallest_component"]
     return (
-        '<p class="muted">A dash: does not exist, such as the Dice of a case without a clot.</p>'
-        f'<div class="scroll"><table class="wide sortable"><thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{rows}\n</tbody></table></div>"
+        f"<p>A voxel counts as clot from a probability of {point['threshold']:.3g}, and pieces below "
+        f"{count(smallest, 'voxel')} are left out; the validation cohort chose both, the test cohort had no "
+        "say.</p>"
     )
-
-
-def _case_row(score: CaseScore, *, in_mm: bool) -> str:
-    name, found = escape(score.case), _found(score)
-    cells = [
-        f'<th scope="row" data-sort="{name}" title="{name}">{name}</th>',
-        _number_cell(score.dice if score.has_clot else None, 3),
-        f'<td data-sort="{found}"{MISSED if score.found is False else ""}>{found}</td>',
-        _number_cell(score.false_clots, 0),
-        _number_cell(score.volume_true, 0),
-        _number_cell(score.volume_predicted, 0),
-    ]
-    if in_mm:
-        cells += [_number_cell(score.volume_true_mm3, 1), _number_cell(score.volume_predicted_mm3, 1)]
-    for word in (escape(score.patient), escape(score.site or "")):
-        cells.append(f'<td data-sort="{word}">{word or ABSENT}</td>')
-    return f"<tr>{''.join(cells)}</tr>"
-
-
-def _cohort(cohort: Mapping[str, Mapping[str, Any]]) -> str:
-    if not cohort:
-        return '<p class="muted">No counts were given.</p>'
-    columns = list(dict.fromkeys(name for counts in cohort.values() for name in counts))
-    head = _header("Cohort", number=False) + "".join(
-        _header(name.replace("_", " ").capitalize(), number=True) for name in columns
-    )
-    rows = "\n".join(
-        f'<tr><th scope="row">{escape(name)}</th>'
-        + "".join(_count_cell(counts.get(column)) for column in columns)
-        + "</tr>"
-        for name, counts in cohort.items()
-    )
-    return (
-        "<p>Patients were shared out at random, each with all of their cases, so that no patient is in two "
-        "cohorts. The network was fitted to the training cohort, chosen by the validation cohort, and scored "
-        'here on the testing cohort.</p><div class="scroll"><table>'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>"
-    )
-
-
-def _provenance(provenance: Mapping[str, str]) -> str:
-    rows = "\n".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(str(value))}</td></tr>'
-        for name, value in provenance.items()
-    )
-    return (
-        f'<div class="scroll"><table class="provenance"><tbody>\n{rows}\n</tbody></table></div>'
-        if rows
-        else ""
-    )
-
-
-def _header(name: str, *, number: bool) -> str:
-    kind = ' class="number"' if number else ""
-    return f'<th scope="col"{kind}>{escape(name)}</th>'
-
-
-def _number_cell(value: float | None, digits: int) -> str:
-    raw = "" if value is None else f"{value:.12g}"
-    return f'<td class="number" data-sort="{raw}">{_number(value, digits)}</td>'
-
-
-def _count_cell(value: object) -> str:
-    text = (
-        f"{value:,}"
-        if isinstance(value, int | float)
-        else escape(str(value))
-        if value is not None
-        else ABSENT
-    )
-    return f'<td class="number">{text}</td>'
-
-
-def _found(score: CaseScore) -> str:
-    return {True: "found", False: "missed", None: "no clot"}[score.found]
-
-
-def _volume(voxels: int, cubic_mm: float | None) -> str:
-    text = _count(voxels, "voxel")
-    return text if cubic_mm is None else f"{_number(cubic_mm, 1)} mm³ ({text})"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return ABSENT if value is None else f"{value:,.{digits}f}"
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -64,6 +64,11 @@ class Subject:
     tta: bool
     target: Path
 
+    @property
+    def tested(self) -> list[CheckedCase]:
+        """The cases of all arms."""
+        return [entry for arm in self.arms for entry in arm.testing]
+
 
 def find_subject(
     project: Project, cohorts: Cohorts, *, checkpoints: Sequence[Path], folds: Sequence[Path], tta: bool

@@ -5,7 +5,7 @@ trained with, so no training patient can be among the test cases.
 """
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from clotseg import artifact
 from clotseg.config import Config, TestConfig, plain
 from clotseg.console import Progress
+from clotseg.evaluate.agreement import doubt_and_dice
+from clotseg.evaluate.clot import CLOT_COLUMNS, clot_rows
 from clotseg.evaluate.doubt import Doubt
 from clotseg.evaluate.infer import Predictor, load_predictor, open_case
 from clotseg.evaluate.metrics import CaseScore, score_case, summarise
@@ -23,6 +25,7 @@ from clotseg.evaluate.operating_point import CODE_VERSION as POINT_CODE_VERSION
 from clotseg.evaluate.operating_point import cut_in_force, stored_or_chosen
 from clotseg.evaluate.report import Picture, ReportContent, choose_pictured, pick_slice, write_report
 from clotseg.evaluate.segment import Cut, segment
+from clotseg.evaluate.strips import Strip, bytes_per_case, make_strip
 from clotseg.evaluate.subject import Arm, Subject, find_subject
 from clotseg.prep.cases import CheckedCase, open_mask, open_volume
 from clotseg.prep.cohorts import Cohorts, read_cohorts
@@ -32,6 +35,7 @@ from clotseg.train.records import read_history
 
 TEST_CODE_VERSION = 2
 METRICS = "metrics.csv"
+CLOTS = "clots.csv"
 SUMMARY = "summary.json"
 REPORT = "report.html"
 MASKS = "masks"
@@ -81,14 +85,16 @@ def score_test_cohort(
         tested = _score_cohort(folder, subject, config.test, progress)
         scores = [score for score, _ in tested.scored]
         summary = summarise(scores, bootstrap_samples=config.test.bootstrap_samples, seed=config.test.seed)
+        summary["doubt"] = _doubt_and_dice(tested, config.test)
         rows = [
             {**score.as_row(), "doubt": doubt.entropy, "spread": doubt.spread}
             for score, doubt in tested.scored
         ]
-        _write_csv(folder / METRICS, rows)
+        _write_csv(folder / METRICS, list(rows[0]), rows)
+        _write_csv(folder / CLOTS, CLOT_COLUMNS, _clot_rows(folder, subject))
         facts = {"cases": rows, "summary": summary, "operating_points": tested.operating_points}
         artifact.write_json(folder / SUMMARY, {"format": artifact.FORMAT, **facts})
-        content = _report_content(project, folder, subject, cohorts, scores, summary)
+        content = _report_content(project, folder, subject, cohorts, tested, summary)
         write_report(folder / REPORT, content=content)
         _write_manifest(folder, key, config.test, subject, cohorts)
     return _result(project, subject)
@@ -105,6 +111,18 @@ class Tested:
 
     scored: list[tuple[CaseScore, Doubt]]
     operating_points: list[dict[str, Any]]
+
+
+def _doubt_and_dice(tested: Tested, config: TestConfig) -> dict[str, Any]:
+    """How well doubt foretells Dice, over the cases with a clot."""
+    with_clot = [(score, doubt) for score, doubt in tested.scored if score.has_clot]
+    return doubt_and_dice(
+        [doubt.entropy for _, doubt in with_clot],
+        [score.dice for score, _ in with_clot],
+        [score.patient for score, _ in with_clot],
+        samples=config.bootstrap_samples,
+        seed=config.seed,
+    )
 
 
 def _key(config: TestConfig, subject: Subject, cohorts: Cohorts) -> str:
@@ -156,9 +174,38 @@ def _score_arm(
             advance()
 
 
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+def _volumes(folder: Path, entry: CheckedCase) -> dict[str, NDArray[Any]]:
+    """The volumes of a tested case, mapped, and its masks."""
+    return {
+        "cta_hu": open_volume(entry.case.cta),
+        "ncct_hu": open_volume(entry.case.ncct),
+        "truth": np.asarray(open_mask(entry.case.mask)),
+        "predicted": np.asarray(open_volume(folder / MASKS / f"{entry.case.name}_pred.npy")),
+    }
+
+
+def _clot_rows(folder: Path, subject: Subject) -> Iterator[dict[str, Any]]:
+    for entry in subject.tested:
+        case = entry.case
+        yield from clot_rows(**_volumes(folder, entry), case=case.name, spacing_mm=case.spacing_mm)
+
+
+def _strips(folder: Path, subject: Subject) -> list[Strip]:
+    members = subject.tested
+    return [
+        make_strip(
+            **_volumes(folder, entry),
+            case=entry.case.name,
+            spacing_mm=entry.case.spacing_mm,
+            most_bytes=bytes_per_case(len(members)),
+        )
+        for entry in sorted(members, key=lambda member: member.case.name)
+    ]
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
+        writer = csv.DictWriter(stream, columns)
         writer.writeheader()
         writer.writerows(rows)
 
@@ -168,18 +215,23 @@ def _report_content(
     folder: Path,
     subject: Subject,
     cohorts: Cohorts,
-    scores: list[CaseScore],
+    tested: Tested,
     summary: dict[str, Any],
 ) -> ReportContent:
     first = subject.arms[0]
     environment = artifact.read_json(first.run.relevant / "environment.json")
+    scores = [score for score, _ in tested.scored]
     pictures = []
     for role, name in choose_pictured(scores).items():
         score = next(score for score in scores if score.case == name)
         pictures.append(_picture(folder, cohorts.cases[name], score, role))
+    synthetic = project.phantom_record.exists()
+    phantoms = artifact.read_json(project.phantom_record)["arguments"] if synthetic else {}
     return ReportContent(
         title=f"Clot segmentation: test of run {', '.join(arm.run.folder.name for arm in subject.arms)}",
-        synthetic=project.phantom_record.exists(),
+        synthetic=synthetic,
+        real_head=bool(phantoms.get("anatomy")),
+        strips=_strips(folder, subject),
         scores=scores,
         summary=summary,
         history=read_history(first.run),
@@ -191,7 +243,17 @@ def _report_content(
             "split key": cohorts.key,
             **{name: str(value) for name, value in environment.items()},
         },
+        doubt={score.case: doubt.entropy for score, doubt in tested.scored},
+        **_point_of_one(tested),
     )
+
+
+def _point_of_one(tested: Tested) -> dict[str, Any]:
+    """Calibration and cut for the report, where there is one of each: with folds every run has its own."""
+    if len(tested.operating_points) > 1:
+        return {}
+    (point,) = tested.operating_points
+    return {"calibration": point["chosen"]["calibration"], "operating_point": point["in_force"]}
 
 
 def _cohort_counts(subject: Subject) -> dict[str, dict[str, int]]:
@@ -247,7 +309,7 @@ def _picture(folder: Path, entry: CheckedCase, score: CaseScore, role: Any) -> P
 
 def _write_manifest(folder: Path, key: str, config: TestConfig, subject: Subject, cohorts: Cohorts) -> None:
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    tested = [entry.case.name for arm in subject.arms for entry in arm.testing]
+    tested = [entry.case.name for entry in subject.tested]
     manifest = {
         "format": artifact.FORMAT,
         "stage": "test",
