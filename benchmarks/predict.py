@@ -13,7 +13,6 @@ neither. Last, each in a process of its own, the most memory that volumes of a f
 
 import argparse
 import json
-import resource
 import shutil
 import statistics
 import subprocess
@@ -21,7 +20,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -211,7 +209,8 @@ def peak_mib(checkpoint: Path, folder: Path) -> tuple[float, float]:
 
 def most_resident_mib() -> float:
     """The most memory this process had so far, mapped files that were read included."""
-    kib: Any = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    status = Path("/proc/self/status").read_text()
+    (kib,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
     return float(kib) / 1024
 
 

@@ -298,8 +298,8 @@ def test(
 
     progress = open_progress()
     require_whole(verify_project(context.obj, progress, level=verify.value, below=(context.obj.original,)))
-    networks = {"checkpoints": _below(context.obj, ckpt), "folds": _below(context.obj, folds)}
-    result = score_test_cohort(context.obj, config, progress, **networks, tta=tta)
+    together, apart = _below(context.obj, ckpt), _below(context.obj, folds)
+    result = score_test_cohort(context.obj, config, progress, checkpoints=together, folds=apart, tta=tta)
     _print(result, test_table, as_json=as_json)
 
 
