@@ -88,6 +88,7 @@ def test_on_a_real_head_it_answers_as_the_trainers_network(exported: Path, run: 
     np.testing.assert_allclose(probability, trainers_answer(run.best, volumes), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_network_with_neighbours_takes_them_as_channels(project: Project, tmp_path: Path) -> None:
     slicing = SliceConfig(context=1)
     network = NetworkConfig(filters=2, depth=1)
@@ -120,6 +121,7 @@ def test_another_program_needs_tensorflow_alone(exported: Path, run: Run, tmp_pa
     )
 
 
+@pytest.mark.slow
 def test_an_earlier_export_is_replaced_and_anything_else_left_alone(
     project: Project, run: Run, exported: Path, tmp_path: Path
 ) -> None:
@@ -132,6 +134,7 @@ def test_an_earlier_export_is_replaced_and_anything_else_left_alone(
         exported_to(project, run.best, tmp_path / "thesis")
 
 
+@pytest.mark.slow
 def test_without_a_cohort_noise_is_compared(run: Run, tmp_path: Path) -> None:
     result = exported_to(Project(tmp_path), run.best, tmp_path / "out")
     assert result["compared_on"] == "noise"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.special import expit, logit
+from scipy.stats import entropy
 
 from clotseg.config import (
     Config,
@@ -142,6 +143,35 @@ def test_the_summary_is_of_the_cases_with_a_clot(project: Project, result: dict[
         assert summary["dice_ci95"][0] <= summary["dice_mean"] <= summary["dice_ci95"][1]
 
 
+def test_the_summary_says_how_it_was_calibrated_and_cut(
+    project: Project, result: dict[str, Any], threshold: float
+) -> None:
+    summary = json.loads((project.root / result["report"]).with_name("summary.json").read_text())
+    (point,) = summary["operating_points"]
+    assert point["in_force"]["threshold"] == threshold
+    assert point["in_force"]["temperature"] == point["chosen"]["calibration"]["temperature"]
+    calibration = point["chosen"]["calibration"]
+    assert 0 <= calibration["ece_after"] <= calibration["ece_before"] + 1e-3
+    validation = read_cohorts(project).of("Validation")
+    voxels = sum(int(np.prod(entry.shape)) for entry in validation)
+    for bins in (calibration["bins_before"], calibration["bins_after"]):
+        assert sum(count for _, _, count in bins) == voxels
+        clot = sum(share * count for _, share, count in bins)
+        assert clot == pytest.approx(sum(entry.clot_voxels for entry in validation))
+
+
+def test_each_case_has_its_doubt(project: Project, result: dict[str, Any]) -> None:
+    for case in result["cases"]:
+        probability = np.load(project.root / result["masks"] / f"{case['case']}_prob.npy").astype(float)
+        predicted, _ = masks_of(project, result, case["case"])
+        clot = probability[predicted == 1]
+        assert case["doubt"] == pytest.approx(np.mean(entropy([clot, 1 - clot], base=2)), rel=1e-3)
+        assert case["spread"] is None, "a single network in a single pass"
+    page = (project.root / result["report"]).read_text(encoding="utf-8")
+    assert "Review list" in page
+    assert result["summary"]["doubt"]["cases"] == result["summary"]["cases_with_clot"]
+
+
 def test_paths_are_given_from_the_project_folder(project: Project, run: Run, result: dict[str, Any]) -> None:
     at = f"Trainings/{run.folder.name}"
     assert result["run"] == at
@@ -161,10 +191,12 @@ def test_testing_again_gives_the_same_bytes(
     copied: tuple[Project, Run], result: dict[str, Any], threshold: float
 ) -> None:
     project, run = copied
-    before = contents(run.testing("Best_Model"))
+    """The operating point included, which is chosen again."""
+    before = contents(run.folder)
     shutil.rmtree(run.folder / "Testing")
+    (run.best / "operating_point.json").unlink()
     assert score_test_cohort(project, settings(threshold=threshold), PlainProgress()) == result
-    assert contents(run.testing("Best_Model")) == before
+    assert contents(run.folder) == before
 
 
 def test_results_are_reused_where_that_is_asked_for(
