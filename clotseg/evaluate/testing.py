@@ -249,11 +249,19 @@ def _report_content(
 
 
 def _point_of_one(tested: Tested) -> dict[str, Any]:
-    """Calibration and cut for the report, where there is one of each: with folds every run has its own."""
+    """Calibration and chosen cut for the report, where there is one of each; of folds every run has its own.
+
+    A cut that the settings gave was not chosen.
+    """
     if len(tested.operating_points) > 1:
         return {}
     (point,) = tested.operating_points
-    return {"calibration": point["chosen"]["calibration"], "operating_point": point["in_force"]}
+    chosen, in_force = point["chosen"], point["in_force"]
+    was_chosen = all(chosen[name] == in_force[name] for name in ("threshold", "smallest_component"))
+    return {
+        "calibration": chosen["calibration"],
+        "operating_point": in_force if was_chosen else None,
+    }
 
 
 def _cohort_counts(subject: Subject) -> dict[str, dict[str, int]]:
