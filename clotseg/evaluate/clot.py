@@ -207,10 +207,14 @@ def clot_lengths(mask: Mask, spacing_mm: Spacing) -> list[float]:
 
 def _clots(inside: Mask) -> Iterator[tuple[Box, Mask]]:
     """Each clot of a mask: its box, and the mask of it alone within the box."""
-    labels, _ = ndimage.label(inside, structure=np.ones((3, 3, 3), np.uint8))
-    for number, box in enumerate(ndimage.find_objects(labels), start=1):
-        rows, columns, slices = box
-        yield (rows, columns, slices), labels[box] == number
+    for around in ndimage.find_objects(inside.view(np.uint8)):
+        labels, _ = ndimage.label(inside[around], structure=np.ones((3, 3, 3), np.uint8))
+        for number, box in enumerate(ndimage.find_objects(labels), start=1):
+            rows, columns, slices = (
+                slice(part.start + offset.start, part.stop + offset.start)
+                for part, offset in zip(box, around, strict=True)
+            )
+            yield (rows, columns, slices), labels[box] == number
 
 
 def _length(clot: Mask, spacing_mm: Spacing) -> float:

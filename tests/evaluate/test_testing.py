@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.special import expit, logit
 from scipy.stats import entropy
 
@@ -131,6 +132,23 @@ def test_metrics_are_those_of_the_written_masks(project: Project, result: dict[s
         assert int(row["volume_predicted"]) == case["volume_predicted"] == predicted.sum()
         assert case["found"] is (overlap > 0 if truth.any() else None)
     assert partial, "some mask must overlap its truth for this to mean anything"
+
+
+def test_every_clot_of_both_masks_is_measured(project: Project, result: dict[str, Any]) -> None:
+    with (project.root / result["report"]).with_name("clots.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for case in result["cases"]:
+        predicted, truth = masks_of(project, result, case["case"])
+        cta = np.load(project.volumes / f"{case['case']}_CTA_Binary.npy")
+        for name, mask in (("true", truth), ("predicted", predicted)):
+            labels, count = ndimage.label(mask, np.ones((3, 3, 3)))
+            clots = [row for row in rows if (row["case"], row["mask"]) == (case["case"], name)]
+            sizes = [int(np.sum(labels == number)) for number in range(1, count + 1)]
+            assert [int(clot["volume_voxels"]) for clot in clots] == sizes
+            for number, clot in enumerate(clots, 1):
+                assert float(clot["cta_hu_mean"]) == pytest.approx(cta[labels == number].mean())
+                assert clot["volume_mm3"] == clot["length_mm"] == ""
+    assert {row["mask"] for row in rows} == {"true", "predicted"}
 
 
 def test_the_summary_is_of_the_cases_with_a_clot(project: Project, result: dict[str, Any]) -> None:
