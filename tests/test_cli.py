@@ -395,9 +395,7 @@ def test_people_get_a_table(prepared: tuple[Project, subprocess.CompletedProcess
 
 
 @pytest.mark.slow
-def test_new_patients_are_predicted_a_bad_one_is_told_and_the_network_leaves_the_house(
-    tmp_path: Path,
-) -> None:
+def test_new_patients_are_predicted_a_bad_one_is_told_and_the_network_exported(tmp_path: Path) -> None:
     """phantom → train → test → predict → export, as processes of their own."""
     assert run_clotseg("phantom", tmp_path, "--cases", 8, "--size", 32, "--slices", 8).returncode == 0
     trained = said_by(tmp_path, "train", *TINY)

@@ -40,6 +40,7 @@ class OperatingPoint:
     """How probabilities become a mask.
 
     Attributes:
+        code_version: of the code that chose it.
         weights: SHA-256 of the weights of each network, in order.
         tta: whether flipped slices were averaged.
         split_key: of the split whose validation cohort it was chosen on.
@@ -50,6 +51,7 @@ class OperatingPoint:
         val_dice: what `choose_cut` maximised, at this threshold and smallest component.
     """
 
+    code_version: Annotated[int, Field(ge=1)]
     weights: Annotated[tuple[Hash, ...], Field(min_length=1)]
     tta: bool
     split_key: Hash
@@ -104,8 +106,9 @@ def stored_or_chosen(
         CorruptArtifactError: what is kept there is damaged or belongs to other weights.
     """
     kept = read_points(folder, weights[0])
+    wanted = (CODE_VERSION, tuple(weights), tta, split_key)
     for point in kept:
-        if (point.weights, point.tta, point.split_key) == (tuple(weights), tta, split_key):
+        if (point.code_version, point.weights, point.tta, point.split_key) == wanted:
             return point
     point = choose(predictor, cases, progress, weights=weights, tta=tta, split_key=split_key)
     others = [other for other in kept if (other.weights, other.tta) != (point.weights, point.tta)]
@@ -158,7 +161,7 @@ def write_points(folder: Path, weights: str, points: Sequence[OperatingPoint]) -
 
 
 def _seal(weights: object, points: object) -> str:
-    return artifact.stage_key("operating point", CODE_VERSION, points, weights)
+    return artifact.stage_key("operating point", artifact.FORMAT, points, weights)
 
 
 def choose(
@@ -191,6 +194,7 @@ def choose(
     # The temperature keeps the order of probabilities, so it can be applied to the threshold afterwards.
     threshold = float(temper(np.array(THRESHOLDS[at], np.float32), calibration.temperature))
     return OperatingPoint(
+        code_version=CODE_VERSION,
         weights=tuple(weights),
         tta=tta,
         split_key=split_key,

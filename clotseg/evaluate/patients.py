@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clotseg.errors import DataError
 from clotseg.prep.cases import CTA_SUFFIX, NCCT_SUFFIX
-from clotseg.prep.table import SPACING_COLUMNS, Row, Spacing, read_spacing, read_table
+from clotseg.prep.table import SPACING_COLUMNS, Row, Spacing, read_lines, read_spacing, read_table
 from clotseg.project import Project
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
@@ -135,10 +135,7 @@ def _in_table(file: Path) -> list[Patient]:
     """The cases of a CSV; its paths are taken from its own folder."""
     faults: list[str] = []
     try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, skipinitialspace=True)
-            columns = list(reader.fieldnames or ())
-            lines = [(reader.line_num, cells) for cells in reader]
+        columns, lines = read_lines(file)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot be read as CSV ({error})", where=file) from error
     faults += [f"unknown column `{column}`" for column in columns if column not in COLUMNS]

@@ -68,6 +68,7 @@ def whole_hu(shape: tuple[int, int, int], seed: int) -> Volumes:
     return Volumes(name="case", cta=cta, ncct=ncct)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(32, 32, 5), (27, 30, 3), (1, 31, 2)], ids=str)
 def test_the_saved_model_answers_as_the_trainers_network(
     exported: Path, run: Run, shape: tuple[int, int, int]
@@ -80,6 +81,7 @@ def test_the_saved_model_answers_as_the_trainers_network(
     np.testing.assert_allclose(probability, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_on_a_real_head_it_answers_as_the_trainers_network(exported: Path, run: Run, atlas: Path) -> None:
     head = np.asarray(nibabel.load(atlas).dataobj[85:117, 150:181, 80:92], np.float32)
     assert np.ptp(head) > 30, "or this is no brain"

@@ -1,6 +1,7 @@
 """The operating point: chosen on validation cases alone, kept with the weights, and read with suspicion."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from clotseg.errors import CorruptArtifactError, DataError
 from clotseg.evaluate.calibration import Calibration
 from clotseg.evaluate.infer import load_predictor
 from clotseg.evaluate.operating_point import (
+    CODE_VERSION,
     SMALLEST_COMPONENTS,
     THRESHOLDS,
     OperatingPoint,
@@ -41,6 +43,7 @@ def point_of(weights: str = WEIGHTS, *, tta: bool = False, threshold: float = 0.
         temperature=1.5, ece_before=0.2, ece_after=0.1, bins_before=((0.3, 0.5, 7),), bins_after=()
     )
     return OperatingPoint(
+        code_version=CODE_VERSION,
         weights=(weights,),
         tta=tta,
         split_key="c" * 64,
@@ -234,6 +237,15 @@ def test_a_point_that_was_chosen_is_taken_without_reading_the_validation_cohort(
     (run.best / OPERATING_POINT).unlink()
     with pytest.raises(DataError, match="not a readable"):
         point_kept(project, run)
+
+
+def test_a_point_that_older_code_chose_is_chosen_again(own: tuple[Project, Run]) -> None:
+    project, run = own
+    first = point_kept(project, run)
+    older = replace(first, code_version=CODE_VERSION + 1, threshold=0.125)
+    write_points(run.best, first.weights[0], [older])
+    assert point_kept(project, run) == first
+    assert read_points(run.best, first.weights[0]) == [first]
 
 
 def test_the_validation_masks_decide(own: tuple[Project, Run]) -> None:
