@@ -110,6 +110,7 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+ATLAS = "brain_ct_atlas_1mm.nii.gz"
 ODD_SHAPES = ((32, 32, 6), (27, 30, 5), (31, 24, 7), (22, 29, 6))
 
 
@@ -162,7 +163,7 @@ def modified_times(folder: Path) -> dict[str, int]:
 def atlas() -> Path:
     """A real average brain CT, RAS, 1 mm."""
     shared = os.environ.get("CLOTSEG_SHARED") or Path(__file__).parents[2] / "shared"
-    file = Path(shared) / "data" / "brain_ct_atlas_1mm.nii.gz"
+    file = Path(shared) / "data" / ATLAS
     if not file.exists():
-        pytest.skip(f"{file} is not there; CLOTSEG_SHARED names the folder that holds data/{file.name}")
+        pytest.skip(f"{file} is not there; CLOTSEG_SHARED names the folder that holds data/{ATLAS}")
     return file

@@ -331,7 +331,7 @@ def _reliability(calibration: Mapping[str, Any]) -> tuple[str, str]:
     chart = reliability_chart(calibration["bins_before"], calibration["bins_after"], prefix="reliability")
     return chart, (
         "Reliability on the validation cohort. Dashed: a probability that means what it says. Expected "
-        f"calibration error {calibration['ece_before']:.4f} before, {calibration['ece_after']:.4f} after "
+        f"calibration error {calibration['ece_before']:.3g} before, {calibration['ece_after']:.3g} after "
         f"division by a temperature of {calibration['temperature']:.3g}."
     )
 

@@ -222,6 +222,23 @@ def test_a_dense_clot_is_compared_with_the_other_side(tilt, aside):
     assert found.ncct_ratio == pytest.approx(65 / 35, rel=0.08)
 
 
+def test_the_mid_plane_of_a_real_head_turns_with_it(atlas):
+    """The atlas runs from right to left along its rows, 202 of 1 mm."""
+    import nibabel
+
+    brain = np.asarray(nibabel.load(atlas).dataobj[:, :, 80:110], np.float32)
+    found = []
+    for turn in (0, 12, -20):
+        turned = ndimage.rotate(brain, turn, reshape=False, order=1, cval=float(brain.min()))
+        plane = find_midplane(turned, (1.0, 1.0, 1.0))
+        found.append((math.degrees(math.atan2(*plane.normal)), plane.point))
+    straight = found[0][0]
+    assert abs(abs(straight) - 90) < 4
+    for (angle, point), turn in zip(found, (0, 12, -20), strict=True):
+        assert abs((angle - straight + turn + 90) % 180 - 90) < 1.5
+        assert math.dist(point, (100.5, 100.5)) < 6
+
+
 def test_pixels_need_not_be_square_nor_their_size_known():
     ncct = scanned(head() + 30 * spot(1))
     mask = np.repeat(spot(1)[..., np.newaxis], 16, axis=2)
