@@ -213,11 +213,17 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TestConfig:
-    """Scoring: a pixel is clot at `threshold` or more; intervals from `bootstrap_samples` resamples."""
+    """Scoring: a pixel is clot at `threshold` or more; intervals from `bootstrap_samples` resamples.
+
+    With `auto` the threshold, and how many voxels the smallest component has that is kept, are those that do
+    best on the validation cohort. With a threshold of your own nothing is removed, unless
+    `smallest_component` says so.
+    """
 
     __test__ = False
 
-    threshold: Fraction = 0.5
+    threshold: Fraction | Literal["auto"] = "auto"
+    smallest_component: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     bootstrap_samples: Count = 2000
     seed: Seed = 1
 

@@ -68,3 +68,16 @@ class Interrupted(ClotsegError):
             f"stopped by {signal.Signals(signal_number).name}; everything already published is whole"
         )
         self.exit_code = 128 + signal_number
+
+
+def root_of(error: BaseException) -> ClotsegError | None:
+    """The error to tell: an interruption wherever it lies beneath, since a library that was just being
+    loaded turns it into an error of its own; else the error itself, where it is one of clotseg's."""
+    seen: list[BaseException] = []
+    below: BaseException | None = error
+    while below is not None and below not in seen:
+        if isinstance(below, Interrupted):
+            return below
+        seen.append(below)
+        below = below.__cause__ or below.__context__
+    return error if isinstance(error, ClotsegError) else None

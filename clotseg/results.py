@@ -88,10 +88,33 @@ def test_table(result: dict[str, Any]) -> RenderableType:
         "mean Dice": dice_with_interval(summary),
         "missed": f"{summary['missed']} of {summary['cases_with_clot']} cases with a clot",
         "false clots": f"{summary['false_clots']} in {summary['clot_free_cases']} cases without",
+        "threshold": ", ".join(_cut(point["in_force"]) for point in result["operating_points"]),
         "report": result["report"],
         "masks": result["masks"],
     }
     return Group(table, _facts(facts))
+
+
+def predict_table(result: dict[str, Any]) -> RenderableType:
+    """What `predict` returned; problems are told on stderr."""
+    table = _table("case", "state", "clots", "doubt")
+    for case in result["cases"]:
+        doubt = "–" if case["doubt"] is None else f"{case['doubt']:.3f}"
+        clots = "–" if case["clots"] is None else str(case["clots"])
+        table.add_row(case["case"], case["state"], clots, doubt)
+    return Group(table, _facts({"threshold": _cut(result["cut"]), "table": result["table"]}))
+
+
+def export_table(result: dict[str, Any]) -> RenderableType:
+    """What `export` returned."""
+    facts = {name: result[name] for name in ("saved_model", "onnx") if result[name]}
+    parity = ", ".join(f"{name} {value:.1e}" for name, value in result["largest_difference"].items())
+    return _facts({**facts, "compared on": result["compared_on"], "largest difference": parity})
+
+
+def _cut(cut: dict[str, Any]) -> str:
+    removed = f", components below {cut['smallest_component']} voxels removed"
+    return f"{cut['threshold']:.3f}{removed if cut['smallest_component'] > 1 else ''}"
 
 
 def compare_table(result: dict[str, Any]) -> RenderableType:

@@ -16,7 +16,20 @@ from clotseg.config import Config, load_config
 from clotseg.project import Project
 from tests.conftest import clotseg_command, run_clotseg, start_python, write_cohort
 
-COMMANDS = ("demo", "phantom", "prep", "train", "launch", "runs", "test", "compare", "verify", "doctor")
+COMMANDS = (
+    "demo",
+    "phantom",
+    "prep",
+    "train",
+    "launch",
+    "runs",
+    "test",
+    "predict",
+    "export",
+    "compare",
+    "verify",
+    "doctor",
+)
 TINY = ("--epochs", 1, "--filters", 4, "--depth", 2, "--batch-size", 8, "--size", "auto", "--gpus", 0)
 
 
@@ -360,7 +373,7 @@ def test_from_a_phantom_to_scored_masks(tmp_path: Path, replicas: int) -> None:
     assert environment["devices"] == ("CPU" if replicas == 1 else "CPU, 2 replicas")
 
     tested = said_by(tmp_path, "test", "--gpus", 0, "--ckpt", trained["run"])
-    assert tested.keys() == {"run", "cases", "summary", "report", "masks"}
+    assert tested.keys() == {"run", "cases", "summary", "operating_points", "report", "masks"}
     assert tested["run"] == trained["run"]
     assert [case["case"] for case in tested["cases"]] == cases
     assert tested["cases"][0].keys() >= {"case", "dice", "found", "volume_true", "volume_predicted"}
@@ -392,3 +405,46 @@ def test_people_get_a_table(prepared: tuple[Project, subprocess.CompletedProcess
         ["Testing"],
     ]
     assert "split reused, slice reused" in done.stdout
+
+
+@pytest.mark.slow
+def test_new_patients_are_predicted_a_bad_one_is_told_and_the_network_exported(tmp_path: Path) -> None:
+    """phantom → train → test → predict → export, as processes of their own."""
+    assert run_clotseg("phantom", tmp_path, "--cases", 8, "--size", 32, "--slices", 8).returncode == 0
+    trained = said_by(tmp_path, "train", *TINY)
+    said_by(tmp_path, "test", "--gpus", 0)
+    again = said_by(tmp_path, "test", "--gpus", 0, "--tta")
+    assert "/Testing/Best_Model-tta/" in again["report"]
+    patients = tmp_path / "new"
+    patients.mkdir()
+    volumes = Project(tmp_path).volumes
+    for name in ("case_000", "case_001"):
+        for path in volumes.glob(f"{name}_*"):
+            (patients / path.name).write_bytes(path.read_bytes())
+    (patients / "case_001_CTA_Binary.npy").write_bytes(b"no array")
+    command = ("-C", tmp_path, "predict", "--ckpt", trained["run"], "new", "--out", "found", "--json")
+    done = run_clotseg(*command)
+    assert done.returncode == 3
+    told = json.loads(done.stdout)
+    assert {case["case"]: case["state"] for case in told["cases"]} == {
+        "case_000": "done",
+        "case_001": "failed",
+    }
+    assert "1 of 2 cases could not be predicted" in done.stderr
+    assert "case_001_CTA_Binary.npy" in done.stderr
+    assert "Traceback" not in done.stderr
+    (patients / "case_001_CTA_Binary.npy").write_bytes((volumes / "case_001_CTA_Binary.npy").read_bytes())
+    resumed = run_clotseg(*command)
+    assert resumed.returncode == 0, resumed.stderr
+    states = [case["state"] for case in json.loads(resumed.stdout)["cases"]]
+    assert states == ["reused", "done"]
+    assert np.load(tmp_path / "found" / "case_001" / "case_001_pred.npy").shape == (32, 32, 8)
+    assert (tmp_path / "found" / "predictions.csv").is_file()
+    exported = said_by(tmp_path, "export", "exported")
+    assert exported["largest_difference"]["saved_model"] <= 1e-5
+    assert (tmp_path / exported["saved_model"] / "saved_model.pb").is_file()
+    tampered = tmp_path / trained["best"] / "operating_point.json"
+    facts = json.loads(tampered.read_text())
+    facts["points"][0]["threshold"] /= 2
+    tampered.write_text(json.dumps(facts))
+    assert run_clotseg(*command, "--overwrite").returncode == 4

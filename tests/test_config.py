@@ -37,7 +37,7 @@ def test_without_a_file_the_default_settings_are_in_force(tmp_path):
     assert (config.network.filters, config.network.depth, config.network.dropout) == (32, 4, 0.1)
     assert (config.train.batch_size, config.train.learning_rate, config.train.epochs) == (20, 1e-3, 100)
     assert config.train.dice_smooth == 1
-    assert config.test.threshold == 0.5
+    assert config.test.threshold == config.test.smallest_component == "auto"
 
 
 def test_the_file_overrides_defaults_and_flags_override_the_file(toml):

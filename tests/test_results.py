@@ -13,6 +13,8 @@ from clotseg.results import (
     demo_panel,
     dice_with_interval,
     doctor_table,
+    export_table,
+    predict_table,
     prep_table,
     print_result,
     train_table,
@@ -60,6 +62,7 @@ TESTED: dict[str, Any] = {
         },
     ],
     "summary": SUMMARY,
+    "operating_points": [{"in_force": {"temperature": 0.7, "threshold": 0.4375, "smallest_component": 10}}],
     "report": "Trainings/20240229-101500/Testing/Best_Model/report.html",
     "masks": "Trainings/20240229-101500/Testing/Best_Model/masks",
 }
@@ -120,6 +123,37 @@ def test_test_shows_every_case() -> None:
 
 def test_dice_of_a_case_without_a_clot_is_not_shown_as_a_score() -> None:
     assert cells(shown(table_of_test(TESTED)), "case_three") == ["case_three", "–", "no clot", "0", "0", "0"]
+
+
+def test_test_shows_where_the_masks_were_cut() -> None:
+    text = shown(table_of_test(TESTED))
+    assert cells(text, "threshold") == ["threshold", "0.438, components below 10 voxels removed"]
+
+
+def test_predict_shows_every_case_and_what_is_not_known_of_a_failed_one() -> None:
+    cases = [
+        {"case": "case_one", "state": "reused", "clots": 2, "doubt": 0.2514, "problem": None},
+        {"case": "case_two", "state": "failed", "clots": None, "doubt": None, "problem": "has no NCCT"},
+    ]
+    cut = {"temperature": 1.0, "threshold": 0.5, "smallest_component": 0}
+    text = shown(predict_table({"cases": cases, "cut": cut, "table": "found/predictions.csv"}))
+    assert cells(text, "case_one") == ["case_one", "reused", "2", "0.251"]
+    assert cells(text, "case_two") == ["case_two", "failed", "–", "–"]
+    assert cells(text, "threshold") == ["threshold", "0.500"]
+    assert cells(text, "table") == ["table", "found/predictions.csv"]
+
+
+def test_export_shows_what_was_written_and_how_near_it_is() -> None:
+    result = {
+        "saved_model": "out/saved_model",
+        "onnx": None,
+        "compared_on": "case_one",
+        "largest_difference": {"saved_model": 1.2e-7},
+    }
+    text = shown(export_table(result))
+    assert cells(text, "saved_model") == ["saved_model", "out/saved_model"]
+    assert "onnx" not in text
+    assert cells(text, "largest difference") == ["largest difference", "saved_model 1.2e-07"]
 
 
 def test_test_shows_the_cohort_in_numbers() -> None:

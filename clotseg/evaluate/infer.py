@@ -1,57 +1,224 @@
-"""Inference: a trained network and a case in; clot probability on the case's own grid out."""
+"""Inference: trained networks and the volumes of a case in; clot probability on the volumes' own grid out.
 
+Volumes are windowed and given to the networks a block of slices at a time, the next block while the networks
+are at work, so what is held beside the result does not grow with the volume. What several passes say, of
+several networks or of flipped slices, is averaged.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clotseg.config import SliceConfig
-from clotseg.errors import DataError
-from clotseg.prep.cases import Case
-from clotseg.prep.slices import windowed_slices, with_context
+from clotseg.errors import ConfigError, DataError
+from clotseg.prep.cases import Case, Volume, open_volume
+from clotseg.prep.slices import Bytes, channel_count, window_volumes, with_context
+from clotseg.train.checkpoint import load_checkpoint
 
 Model = Any  # TensorFlow and Keras ship no types
+Floats = NDArray[np.float32]
+Halves = NDArray[np.float16]
 
 SLICES_AT_ONCE = 16
+SLICES_PER_BLOCK = 4 * SLICES_AT_ONCE
+FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (1,), (1, 2))
+"""Axes of [N, row, column, …] that each pass turns round: none, left to right, upside down, both."""
 
 
-class Predictor:
-    """A network ready to run on whole volumes.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Volumes:
+    """What is known of a case without its mask.
 
-    Args:
+    Attributes:
+        name: of the case.
+        cta: HU [row, column, slice], or None where there is none: its channels are black.
+        ncct: the same; one of the two is there, and where both are they have one shape.
+    """
+
+    name: str
+    cta: Volume | None
+    ncct: Volume | None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(rows, columns, slices)."""
+        rows, columns, slices = next(v for v in (self.cta, self.ncct) if v is not None).shape
+        return rows, columns, slices
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Block:
+    """What the passes say of a few neighbouring slices.
+
+    Attributes:
+        numbers: which slices.
+        probability: float32 [row, column, slice], the mean over all passes.
+        spread: float32 of the same shape, the standard deviation over the passes; None where there is one.
+    """
+
+    numbers: slice
+    probability: Floats
+    spread: Floats | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Network:
+    """A network of an ensemble.
+
+    Attributes:
         model: takes float32 [N, size, size, channels] in 0…1.
-        slicing: the windows and the context the network was trained with.
         size: side of its input square, in pixels.
     """
 
-    def __init__(self, model: Model, slicing: SliceConfig, size: int) -> None:
-        import tensorflow as tf
+    model: Model
+    size: int
 
+
+def open_case(case: Case) -> Volumes:
+    """The volumes of a case, mapped, not read."""
+    return Volumes(name=case.name, cta=open_volume(case.cta), ncct=open_volume(case.ncct))
+
+
+class Predictor:
+    """Networks ready to run on whole volumes.
+
+    Args:
+        networks: one, or those of an ensemble.
+        slicing: the windows and the context they were trained with.
+        tta: whether each also sees the slices flipped, four passes in all (test-time augmentation).
+    """
+
+    def __init__(self, networks: Sequence[Network], slicing: SliceConfig, *, tta: bool = False) -> None:
+        channels = channel_count(slicing)
+        self._calls = [(_compiled(net.model, net.size, channels), net.size) for net in networks]
         self._slicing = slicing
-        self._size = size
-        self._call = tf.function(lambda slices: model(slices, training=False), reduce_retracing=True)
+        self._flips = FLIPS if tta else FLIPS[:1]
 
-    def probability(self, case: Case) -> NDArray[np.float32]:
-        """Clot probability of every voxel, float32 [row, column, slice], on the grid of the case's volumes.
+    @property
+    def passes(self) -> int:
+        """How many probabilities are averaged."""
+        return len(self._calls) * len(self._flips)
+
+    def probability(self, volumes: Volumes) -> Floats:
+        """Clot probability of every voxel, float32 [row, column, slice], on the grid of the volumes.
 
         Raises:
-            DataError: a slice is larger than the network's input.
+            DataError: a slice is larger than a network's input.
         """
-        slices = windowed_slices(case, self._slicing)
-        rows, columns = slices.shape[1:3]
-        if max(rows, columns) > self._size:
+        whole = np.empty(volumes.shape, np.float32)
+        for block in self.blocks(volumes):
+            whole[:, :, block.numbers] = block.probability
+        return whole
+
+    def blocks(self, volumes: Volumes) -> Iterator[Block]:
+        """The same, and the spread over the passes, a block of slices at a time, from the first to the last.
+
+        Raises:
+            DataError: a slice is larger than a network's input.
+        """
+        rows, columns, slices = volumes.shape
+        smallest = min(size for _, size in self._calls)
+        if max(rows, columns) > smallest:
             raise DataError(
-                f"has slices of {rows}×{columns} pixels; the network takes {self._size}×{self._size}",
-                where=case.name,
+                f"has slices of {rows}×{columns} pixels; the network takes {smallest}×{smallest}",
+                where=volumes.name,
                 fix="crop the volume, or train with a larger --size",
             )
-        parts = []
-        for start in range(0, len(slices), SLICES_AT_ONCE):
-            numbers = range(start, min(start + SLICES_AT_ONCE, len(slices)))
-            padded = centre_pad(with_context(slices, numbers, self._slicing.context), self._size)
-            predicted = self._call(padded.astype(np.float32) * np.float32(1 / 255)).numpy()
-            parts.append(centre_crop(predicted, rows, columns)[..., 0])
-        return np.ascontiguousarray(np.moveaxis(np.concatenate(parts), 0, 2))
+        starts = range(0, slices, SLICES_PER_BLOCK)
+        with ThreadPoolExecutor(1) as reader:
+            ahead = reader.submit(self._windowed, volumes, starts[0])
+            for start in starts:
+                block = ahead.result()
+                if start + SLICES_PER_BLOCK < slices:
+                    ahead = reader.submit(self._windowed, volumes, start + SLICES_PER_BLOCK)
+                yield self._predict(block, slice(start, start + len(block)))
+
+    def _windowed(self, volumes: Volumes, start: int) -> Bytes:
+        """The slices of a block, uint8 [slice, row, column, channel], with their neighbours as channels."""
+        context, slices = self._slicing.context, volumes.shape[2]
+        stop = min(start + SLICES_PER_BLOCK, slices)
+        low, high = max(start - context, 0), min(stop + context, slices)
+        cut = [None if volume is None else volume[:, :, low:high] for volume in (volumes.cta, volumes.ncct)]
+        windowed = window_volumes(cut[0], cut[1], self._slicing)
+        return with_context(windowed, range(start - low, stop - low), context)
+
+    def _predict(self, slices: Bytes, numbers: slice) -> Block:
+        total = np.zeros(slices.shape[:3], np.float32)
+        squares = np.zeros_like(total) if self.passes > 1 else None
+        for call, size in self._calls:
+            for flip in self._flips:
+                predicted = _whole_block(call, slices, size, flip)
+                total += predicted
+                if squares is not None:
+                    squares += predicted * predicted
+        passes = np.float32(self.passes)
+        mean = total / passes
+        return Block(
+            numbers=numbers,
+            probability=np.moveaxis(mean, 0, 2),
+            spread=None if squares is None else np.moveaxis(_deviation(mean, squares / passes), 0, 2),
+        )
+
+
+def load_predictor(checkpoints: Sequence[Path], *, tta: bool) -> Predictor:
+    """The networks of checkpoint folders, ready to run together.
+
+    Raises:
+        CorruptArtifactError: one of them is damaged.
+        ConfigError: they were trained on slices of different windows or context.
+    """
+    loaded = [load_checkpoint(folder) for folder in checkpoints]
+    slicing = loaded[0][1].slicing
+    for folder, (_, description) in zip(checkpoints, loaded, strict=True):
+        if _seen(description.slicing) != _seen(slicing):
+            raise ConfigError(
+                f"was trained on other windows or neighbours than {checkpoints[0]}, "
+                "so the two cannot look at the same slices",
+                where=folder,
+                fix="test them one by one",
+            )
+    networks = [Network(model=model, size=description.size) for model, description in loaded]
+    return Predictor(networks, slicing, tta=tta)
+
+
+def _seen(slicing: SliceConfig) -> tuple[object, ...]:
+    return slicing.cta_window_hu, slicing.ncct_window_hu, slicing.context
+
+
+def _compiled(model: Model, size: int, channels: int) -> Callable[[Bytes], Any]:
+    """The network behind the cast to 0…1, which so happens on the device, for batches of any length."""
+    import tensorflow as tf
+
+    batch = tf.TensorSpec((None, size, size, channels), tf.uint8)
+
+    def scaled(slices: Any) -> Any:
+        return model(tf.cast(slices, tf.float32) * (1 / 255), training=False)
+
+    compiled: Callable[[Bytes], Any] = tf.function(scaled, input_signature=[batch])
+    return compiled
+
+
+def _whole_block(call: Callable[[Bytes], Any], slices: Bytes, size: int, flip: tuple[int, ...]) -> Floats:
+    """One pass over a block: float32 [slice, row, column].
+
+    Slices are flipped before they are padded, as in training: an odd pixel of padding stays where it was.
+    """
+    rows, columns = slices.shape[1:3]
+    predicted = np.empty(slices.shape[:3], np.float32)
+    for start in range(0, len(slices), SLICES_AT_ONCE):
+        batch = np.flip(slices[start : start + SLICES_AT_ONCE], flip)
+        answer = centre_crop(call(centre_pad(batch, size)).numpy(), rows, columns)[..., 0]
+        predicted[start : start + SLICES_AT_ONCE] = np.flip(answer, flip)
+    return predicted
+
+
+def _deviation(mean: Floats, mean_square: Floats) -> Floats:
+    return np.asarray(np.sqrt(np.maximum(mean_square - mean * mean, 0)), np.float32)
 
 
 def centre_pad(slices: NDArray[Any], size: int) -> NDArray[Any]:

@@ -16,24 +16,23 @@ from numpy.typing import NDArray
 from clotseg import artifact
 from clotseg.config import Config, TestConfig, plain
 from clotseg.console import Progress
-from clotseg.errors import CorruptArtifactError, DataError
+from clotseg.evaluate.agreement import doubt_and_dice
 from clotseg.evaluate.clot import CLOT_COLUMNS, clot_rows
-from clotseg.evaluate.infer import Predictor
+from clotseg.evaluate.doubt import Doubt
+from clotseg.evaluate.infer import Predictor, load_predictor, open_case
 from clotseg.evaluate.metrics import CaseScore, score_case, summarise
+from clotseg.evaluate.operating_point import CODE_VERSION as POINT_CODE_VERSION
+from clotseg.evaluate.operating_point import cut_in_force, stored_or_chosen
 from clotseg.evaluate.report import Picture, ReportContent, choose_pictured, pick_slice, write_report
+from clotseg.evaluate.segment import Cut, segment
 from clotseg.evaluate.strips import Strip, bytes_per_case, make_strip
+from clotseg.evaluate.subject import Arm, Subject, find_subject
 from clotseg.prep.cases import CheckedCase, open_mask, open_volume
 from clotseg.prep.cohorts import Cohorts, read_cohorts
-from clotseg.project import COHORTS, Project, Run
-from clotseg.train.checkpoint import (
-    Description,
-    find_checkpoint,
-    load_checkpoint,
-    read_description,
-    run_of,
-)
+from clotseg.project import Project
+from clotseg.train.checkpoint import run_of
 from clotseg.train.devices import open_devices
-from clotseg.train.records import read_history, read_record, runs
+from clotseg.train.records import read_history
 
 TEST_CODE_VERSION = 2
 METRICS = "metrics.csv"
@@ -43,114 +42,136 @@ REPORT = "report.html"
 MASKS = "masks"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Subject:
-    """What is being tested: a checkpoint of a run, and the folder its results go to."""
-
-    run: Run
-    checkpoint: Path
-    description: Description
-    target: Path
-
-
 def score_test_cohort(
     project: Project,
     config: Config,
     progress: Progress,
     *,
-    checkpoint: Path | None = None,
+    checkpoints: Sequence[Path] = (),
+    folds: Sequence[Path] = (),
+    tta: bool = False,
     reuse: bool = False,
 ) -> dict[str, Any]:
-    """Scores the test cohort.
+    """Scores the test cohort, or over the folds of a cross-validation every case.
+
+    Threshold and temperature are chosen on the validation cohort, or taken as they were chosen before.
 
     Args:
         project: whose test cohort.
         config: threshold and bootstrap; devices.
         progress: told of each case.
-        checkpoint: a run, checkpoint folder or weights file; None for the newest run's best.
+        checkpoints: runs, checkpoint folders or weights files; several are an ensemble. None of them for the
+            newest run's best.
+        folds: runs instead, each to be asked about its own test cohort.
+        tta: whether flipped slices are averaged.
         reuse: whether results of the same weights, settings and cases are taken as they are.
 
     Returns:
-        `{"run", "cases", "summary", "report", "masks"}`, paths as `Project.shown` gives them.
+        `{"run", "cases", "summary", "operating_points", "report", "masks"}`, paths as `Project.shown` gives
+        them.
 
     Raises:
-        DataError: there is no such checkpoint.
-        CorruptArtifactError: it is damaged, or was trained with another split than the present one.
+        ConfigError: the checkpoints cannot answer together.
+        DataError: there is no such checkpoint, or the folds do not test every case once.
+        CorruptArtifactError: one is damaged, or was trained with another split than the present one.
     """
     cohorts = read_cohorts(project)
-    subject = _subject(project, cohorts, checkpoint)
+    subject = find_subject(project, cohorts, checkpoints=checkpoints, folds=folds, tta=tta)
     key = _key(config.test, subject, cohorts)
     if reuse and artifact.reusable(subject.target, key):
         progress.say("test", state="reused")
         return _result(project, subject)
     open_devices(config.runtime)
     with artifact.publish(subject.target) as folder:
-        scores = list(_score_cohort(folder, subject, cohorts, config.test, progress))
+        tested = _score_cohort(folder, subject, config.test, progress)
+        scores = [score for score, _ in tested.scored]
         summary = summarise(scores, bootstrap_samples=config.test.bootstrap_samples, seed=config.test.seed)
-        rows = [score.as_row() for score in scores]
+        summary["doubt"] = _doubt_and_dice(tested, config.test)
+        rows = [
+            {**score.as_row(), "doubt": doubt.entropy, "spread": doubt.spread}
+            for score, doubt in tested.scored
+        ]
         _write_csv(folder / METRICS, list(rows[0]), rows)
-        _write_csv(folder / CLOTS, CLOT_COLUMNS, _clot_rows(folder, cohorts))
-        artifact.write_json(folder / SUMMARY, {"format": artifact.FORMAT, "cases": rows, "summary": summary})
-        content = _report_content(project, folder, subject, cohorts, scores, summary)
+        _write_csv(folder / CLOTS, CLOT_COLUMNS, _clot_rows(folder, subject))
+        facts = {"cases": rows, "summary": summary, "operating_points": tested.operating_points}
+        artifact.write_json(folder / SUMMARY, {"format": artifact.FORMAT, **facts})
+        content = _report_content(project, folder, subject, cohorts, tested, summary)
         write_report(folder / REPORT, content=content)
         _write_manifest(folder, key, config.test, subject, cohorts)
     return _result(project, subject)
 
 
-def _subject(project: Project, cohorts: Cohorts, checkpoint: Path | None) -> Subject:
-    if checkpoint is None:
-        tested = [run for run in runs(project) if (run.best / "network.json").is_file()]
-        if not tested:
-            raise DataError(
-                "has no trained run yet", where=project.trainings, fix="run `clotseg train` first"
-            )
-        checkpoint = tested[-1].best
-    folder = find_checkpoint(checkpoint)
-    run = run_of(folder)
-    if read_record(run)["split_key"] != cohorts.key:
-        raise CorruptArtifactError(
-            "this run was trained with another split than the one in Processed/Original, so the present test "
-            "cohort may hold its training patients",
-            where=run.folder,
-            fix="run `clotseg prep` with the run's own split settings, or train again",
-        )
-    return Subject(
-        run=run,
-        checkpoint=folder,
-        description=read_description(folder),
-        target=run.testing(folder.name),
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tested:
+    """What came out for the cohort.
+
+    Attributes:
+        scored: score and doubt of each case.
+        operating_points: for each arm, what was chosen on its validation cohort, and the cut in force.
+    """
+
+    scored: list[tuple[CaseScore, Doubt]]
+    operating_points: list[dict[str, Any]]
+
+
+def _doubt_and_dice(tested: Tested, config: TestConfig) -> dict[str, Any]:
+    """How well doubt foretells Dice, over the cases with a clot."""
+    with_clot = [(score, doubt) for score, doubt in tested.scored if score.has_clot]
+    return doubt_and_dice(
+        [doubt.entropy for _, doubt in with_clot],
+        [score.dice for score, _ in with_clot],
+        [score.patient for score, _ in with_clot],
+        samples=config.bootstrap_samples,
+        seed=config.seed,
     )
 
 
 def _key(config: TestConfig, subject: Subject, cohorts: Cohorts) -> str:
-    inputs = [subject.description.sha256, cohorts.key]
+    weights = [arm.weights for arm in subject.arms]
+    inputs = [weights, subject.tta, POINT_CODE_VERSION, cohorts.key]
     return artifact.stage_key("test", TEST_CODE_VERSION, plain(config), inputs)
 
 
-def _score_cohort(
-    folder: Path, subject: Subject, cohorts: Cohorts, config: TestConfig, progress: Progress
-) -> Iterator[CaseScore]:
-    """Predicts, writes and scores one case after the other; one volume is held at a time."""
-    model, description = load_checkpoint(subject.checkpoint)
-    predictor = Predictor(model, description.slicing, description.size)
+def _score_cohort(folder: Path, subject: Subject, config: TestConfig, progress: Progress) -> Tested:
     (folder / MASKS).mkdir()
-    members = cohorts.of("Testing")
-    with progress.bar("test", len(members), "cases") as advance:
-        for entry in members:
+    tested = Tested(scored=[], operating_points=[])
+    for arm in subject.arms:
+        predictor = load_predictor(arm.checkpoints, tta=subject.tta)
+        point = stored_or_chosen(
+            arm.checkpoints[0],
+            predictor,
+            arm.validation,
+            progress,
+            weights=arm.weights,
+            tta=subject.tta,
+            split_key=arm.split_key,
+        )
+        cut = cut_in_force(config, point)
+        chosen = {"run": arm.run.folder.name, "chosen": plain(point), "in_force": plain(cut)}
+        tested.operating_points.append(chosen)
+        tested.scored.extend(_score_arm(folder / MASKS, arm, predictor, cut, progress))
+    return tested
+
+
+def _score_arm(
+    folder: Path, arm: Arm, predictor: Predictor, cut: Cut, progress: Progress
+) -> Iterator[tuple[CaseScore, Doubt]]:
+    """Predicts, writes and scores one case after the other; one volume is held at a time."""
+    with progress.bar("test", len(arm.testing), "cases") as advance:
+        for entry in arm.testing:
             case = entry.case
-            # The mask is cut from what is stored, so that anyone who cuts again gets the same mask.
-            probability = predictor.probability(case).astype(np.float16)
-            predicted = (probability >= config.threshold).astype(np.uint8)
-            np.save(folder / MASKS / f"{case.name}_prob.npy", probability)
-            np.save(folder / MASKS / f"{case.name}_pred.npy", predicted)
-            yield score_case(
-                predicted,
+            found = segment(predictor, open_case(case), cut)
+            np.save(folder / f"{case.name}_prob.npy", found.probability)
+            np.save(folder / f"{case.name}_pred.npy", found.predicted)
+            score = score_case(
+                found.predicted,
                 open_mask(case.mask),
                 case=case.name,
                 patient=case.patient,
                 site=case.site,
                 spacing_mm=case.spacing_mm,
             )
+            yield score, found.doubt
             advance()
 
 
@@ -164,14 +185,14 @@ def _volumes(folder: Path, entry: CheckedCase) -> dict[str, NDArray[Any]]:
     }
 
 
-def _clot_rows(folder: Path, cohorts: Cohorts) -> Iterator[dict[str, Any]]:
-    for entry in cohorts.of("Testing"):
+def _clot_rows(folder: Path, subject: Subject) -> Iterator[dict[str, Any]]:
+    for entry in subject.tested:
         case = entry.case
         yield from clot_rows(**_volumes(folder, entry), case=case.name, spacing_mm=case.spacing_mm)
 
 
-def _strips(folder: Path, cohorts: Cohorts) -> list[Strip]:
-    members = cohorts.of("Testing")
+def _strips(folder: Path, subject: Subject) -> list[Strip]:
+    members = subject.tested
     return [
         make_strip(
             **_volumes(folder, entry),
@@ -195,10 +216,12 @@ def _report_content(
     folder: Path,
     subject: Subject,
     cohorts: Cohorts,
-    scores: list[CaseScore],
+    tested: Tested,
     summary: dict[str, Any],
 ) -> ReportContent:
-    environment = artifact.read_json(subject.run.relevant / "environment.json")
+    first = subject.arms[0]
+    environment = artifact.read_json(first.run.relevant / "environment.json")
+    scores = [score for score, _ in tested.scored]
     pictures = []
     for role, name in choose_pictured(scores).items():
         score = next(score for score in scores if score.case == name)
@@ -206,31 +229,71 @@ def _report_content(
     synthetic = project.phantom_record.exists()
     phantoms = artifact.read_json(project.phantom_record)["arguments"] if synthetic else {}
     return ReportContent(
-        title=f"Clot segmentation: test of run {subject.run.folder.name}",
+        title=f"Clot segmentation: test of run {', '.join(arm.run.folder.name for arm in subject.arms)}",
         synthetic=synthetic,
         real_head=bool(phantoms.get("anatomy")),
-        strips=_strips(folder, cohorts),
+        strips=_strips(folder, subject),
         scores=scores,
         summary=summary,
-        history=read_history(subject.run),
+        history=read_history(first.run),
         pictures=pictures,
-        cohort={
-            cohort: {
-                "cases": len(cohorts.members[cohort]),
-                "cases_with_clot": sum(entry.clot_voxels > 0 for entry in cohorts.of(cohort)),
-                "slices": sum(entry.shape[2] for entry in cohorts.of(cohort)),
-            }
-            for cohort in COHORTS
-        },
-        configuration_toml=(subject.run.relevant / "clotseg.toml").read_text(encoding="utf-8"),
+        cohort=_cohort_counts(subject),
+        configuration_toml=(first.run.relevant / "clotseg.toml").read_text(encoding="utf-8"),
         provenance={
-            "run": subject.run.folder.name,
-            "checkpoint": f"{subject.checkpoint.name}, epoch {subject.description.epoch}",
-            "weights SHA-256": subject.description.sha256,
+            **_networks(subject),
             "split key": cohorts.key,
             **{name: str(value) for name, value in environment.items()},
         },
+        doubt={score.case: doubt.entropy for score, doubt in tested.scored},
+        **_point_of_one(tested),
     )
+
+
+def _point_of_one(tested: Tested) -> dict[str, Any]:
+    """Calibration and chosen cut for the report, where there is one of each; of folds every run has its own.
+
+    A cut that the settings gave was not chosen.
+    """
+    if len(tested.operating_points) > 1:
+        return {}
+    (point,) = tested.operating_points
+    chosen, in_force = point["chosen"], point["in_force"]
+    was_chosen = all(chosen[name] == in_force[name] for name in ("threshold", "smallest_component"))
+    return {
+        "calibration": chosen["calibration"],
+        "operating_point": in_force if was_chosen else None,
+    }
+
+
+def _cohort_counts(subject: Subject) -> dict[str, dict[str, int]]:
+    """How many cases and slices there are in the cohorts; of folds only what was tested, over all of them."""
+    arms = subject.arms
+    cohorts = {"Testing": [entry for arm in arms for entry in arm.testing]}
+    if len(arms) == 1:
+        cohorts = {"Training": list(arms[0].training), "Validation": list(arms[0].validation), **cohorts}
+    return {
+        name: {
+            "cases": len(entries),
+            "cases_with_clot": sum(entry.clot_voxels > 0 for entry in entries),
+            "slices": sum(entry.shape[2] for entry in entries),
+        }
+        for name, entries in cohorts.items()
+    }
+
+
+def _networks(subject: Subject) -> dict[str, str]:
+    """What identifies the networks, a line for each thing however many they are."""
+    networks = [
+        (arm, folder, description)
+        for arm in subject.arms
+        for folder, description in zip(arm.checkpoints, arm.descriptions, strict=True)
+    ]
+    facts = {
+        "run": [run_of(folder).folder.name for _, folder, _ in networks],
+        "checkpoint": [f"{folder.name}, epoch {description.epoch}" for _, folder, description in networks],
+        "weights SHA-256": [description.sha256 for _, _, description in networks],
+    }
+    return {name: "; ".join(values) for name, values in facts.items()}
 
 
 def _picture(folder: Path, entry: CheckedCase, score: CaseScore, role: Any) -> Picture:
@@ -255,6 +318,7 @@ def _picture(folder: Path, entry: CheckedCase, score: CaseScore, role: Any) -> P
 
 def _write_manifest(folder: Path, key: str, config: TestConfig, subject: Subject, cohorts: Cohorts) -> None:
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    tested = [entry.case.name for entry in subject.tested]
     manifest = {
         "format": artifact.FORMAT,
         "stage": "test",
@@ -262,8 +326,8 @@ def _write_manifest(folder: Path, key: str, config: TestConfig, subject: Subject
         "key": key,
         "config": plain(config),
         "inputs": {
-            "weights": subject.description.sha256,
-            **{name: cohorts.digests[name] for name in cohorts.members["Testing"]},
+            "weights": [arm.weights for arm in subject.arms],
+            **{name: cohorts.digests[name] for name in tested},
         },
         "outputs": artifact.describe_outputs(folder, names),
     }
@@ -273,9 +337,10 @@ def _write_manifest(folder: Path, key: str, config: TestConfig, subject: Subject
 def _result(project: Project, subject: Subject) -> dict[str, Any]:
     facts = artifact.read_json(subject.target / SUMMARY)
     return {
-        "run": project.shown(subject.run.folder),
+        "run": project.shown(subject.arms[0].run.folder),
         "cases": facts["cases"],
         "summary": facts["summary"],
+        "operating_points": facts["operating_points"],
         "report": project.shown(subject.target / REPORT),
         "masks": project.shown(subject.target / MASKS),
     }

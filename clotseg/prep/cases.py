@@ -202,7 +202,7 @@ def check_case(case: Case, *, largest_slice: int | None) -> CheckedCase:
             )
     for path in (case.cta, case.ncct):
         if (volume := volumes[path]) is not None:
-            findings.extend(_bad_hu(path, volume))
+            findings.extend(hu_faults(path, volume))
     mask, cta = volumes[case.mask], volumes[case.cta]
     if mask is None:
         raise DataError(f"case {case.name} cannot be used", details=findings)
@@ -253,13 +253,19 @@ def _open(case: Case, path: Path, findings: list[str]) -> Volume | None:
     except DataError as error:
         findings.append(str(error))
         return None
-    if volume.ndim != 3 or 0 in volume.shape:
-        findings.append(f"{path.name}: has shape {volume.shape}; [row, column, slice] is needed")
-        return None
-    if volume.dtype.kind not in "biuf":
-        findings.append(f"{path.name}: holds {volume.dtype}; integers or floats are needed")
+    if fault := array_fault(path, volume):
+        findings.append(fault)
         return None
     return volume
+
+
+def array_fault(path: Path, volume: Volume) -> str | None:
+    """Why an array that was read from a file is no volume of numbers, if it is none."""
+    if volume.ndim != 3 or 0 in volume.shape:
+        return f"{path.name}: has shape {volume.shape}; [row, column, slice] is needed"
+    if volume.dtype.kind not in "biuf":
+        return f"{path.name}: holds {volume.dtype}; integers or floats are needed"
+    return None
 
 
 def blocks(volume: Volume) -> Iterator[tuple[slice, slice, slice]]:
@@ -275,7 +281,8 @@ def blocks(volume: Volume) -> Iterator[tuple[slice, slice, slice]]:
         yield cut[0], cut[1], cut[2]
 
 
-def _bad_hu(path: Path, volume: Volume) -> list[str]:
+def hu_faults(path: Path, volume: Volume) -> list[str]:
+    """A line for each reason why the numbers of a volume cannot be HU; it is read block by block."""
     if volume.dtype.kind == "b":
         return [f"{path.name}: holds bool; HU values are needed"]
     not_finite, lows, highs = 0, [], []

@@ -37,13 +37,24 @@ def window_to_uint8(hu: Volume, window_hu: WindowHU) -> Bytes:
 
 def windowed_slices(case: Case, config: SliceConfig) -> Bytes:
     """All slices of a case, uint8 [slice, row, column, channel]: CTA then NCCT, each in its window."""
-    cta, ncct = open_volume(case.cta), open_volume(case.ncct)
-    rows, columns, slices = cta.shape
-    windowed = np.empty((slices, rows, columns, len(CHANNELS)), np.uint8)
+    return window_volumes(open_volume(case.cta), open_volume(case.ncct), config)
+
+
+def window_volumes(cta: Volume | None, ncct: Volume | None, config: SliceConfig) -> Bytes:
+    """All slices of two volumes, uint8 [slice, row, column, channel]: CTA then NCCT, each in its window.
+
+    Args:
+        cta: HU [row, column, slice], or None for black slices.
+        ncct: the same; one of the two must be there.
+        config: the windows.
+    """
+    rows, columns, slices = next(volume for volume in (cta, ncct) if volume is not None).shape
+    windowed = np.zeros((slices, rows, columns, len(CHANNELS)), np.uint8)
     for channel, (volume, window_hu) in enumerate(
         ((cta, config.cta_window_hu), (ncct, config.ncct_window_hu))
     ):
-        _window_into(np.moveaxis(windowed[..., channel], 0, 2), volume, window_hu)
+        if volume is not None:
+            _window_into(np.moveaxis(windowed[..., channel], 0, 2), volume, window_hu)
     return windowed
 
 

@@ -43,10 +43,7 @@ def read_table(path: Path, names: Collection[str]) -> tuple[dict[str, Row], list
     if not path.exists():
         return {}, []
     try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, skipinitialspace=True)
-            columns = list(reader.fieldnames or ())
-            lines = [(reader.line_num, cells) for cells in reader]
+        columns, lines = read_lines(path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         return {}, [f"{path.name}: cannot be read as CSV ({error})"]
     faults = _column_faults(columns)
@@ -58,6 +55,18 @@ def read_table(path: Path, names: Collection[str]) -> tuple[dict[str, Row], list
             faults.append(f"no line for {', '.join(absent[:10])}{' …' if len(absent) > 10 else ''}")
         faults += [f"patients {pair} differ by letter case only" for pair in _alike(table)]
     return table, [f"{path.name}: {fault}" for fault in faults]
+
+
+def read_lines(path: Path) -> tuple[list[str], list[tuple[int, dict[str | None, str | None]]]]:
+    """The columns of a CSV file, and its lines by number: the cells by column.
+
+    Raises:
+        OSError, UnicodeDecodeError, csv.Error: it cannot be read as CSV.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream, skipinitialspace=True)
+        columns = list(reader.fieldnames or ())
+        return columns, [(reader.line_num, dict(cells)) for cells in reader]
 
 
 def differing_by_letter_case(names: Iterable[str]) -> list[tuple[str, ...]]:
@@ -98,11 +107,12 @@ def _take(number: int, cells: dict[str | None, str | None], table: dict[str, Row
         return
     if name in table:
         faults.append(f"line {number}: case {name} is listed twice")
-    spacing = _spacing([text[column] for column in SPACING_COLUMNS], number, faults)
+    spacing = read_spacing([text[column] for column in SPACING_COLUMNS], number, faults)
     table[name] = Row(patient=text["patient"], site=text["site"], spacing_mm=spacing)
 
 
-def _spacing(texts: list[str], number: int, faults: list[str]) -> Spacing | None:
+def read_spacing(texts: list[str], number: int, faults: list[str]) -> Spacing | None:
+    """Three cells of line `number` as a spacing in mm, None where all are empty; adds to `faults`."""
     if not any(texts):
         return None
     try:

@@ -22,6 +22,8 @@ from clotseg.train.unet import Model, build_unet
 
 DESCRIPTION = "network.json"
 WEIGHTS_SUFFIX = ".weights.h5"
+OPERATING_POINT = "operating_point.json"
+"""Threshold and temperature that were chosen for the weights beside it; of no use to others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +70,7 @@ def save_checkpoint(folder: Path, model: Model, description: Description) -> Non
         stem = f"epoch-{description.epoch:04d}-dice-{description.val_dice:.4f}-{digest[:8]}"
         name = f"{stem}{WEIGHTS_SUFFIX}"
         artifact.write_file(folder / name, weights)
+        (folder / OPERATING_POINT).unlink(missing_ok=True)
         facts = {**plain(description), "weights": name, "sha256": digest}
         artifact.write_json(folder / DESCRIPTION, {"format": artifact.FORMAT, **facts})
         for old in folder.glob(f"*{WEIGHTS_SUFFIX}"):

@@ -11,90 +11,49 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.special import expit, logit
+from scipy.stats import entropy
 
 from clotseg.config import (
     Config,
-    FeedConfig,
-    NetworkConfig,
-    RuntimeConfig,
-    SliceConfig,
     SplitConfig,
-    TestConfig,
 )
 from clotseg.console import PlainProgress
 from clotseg.errors import CorruptArtifactError, DataError
-from clotseg.evaluate.infer import Predictor
+from clotseg.evaluate.infer import load_predictor, open_case
 from clotseg.evaluate.testing import score_test_cohort
 from clotseg.prep.cohorts import read_cohorts
 from clotseg.prep.stages import run_prep
 from clotseg.project import Project, Run
-from clotseg.train.checkpoint import Description, load_checkpoint, save_checkpoint
-from clotseg.train.records import EpochRow, append_history, open_run
-from clotseg.train.unet import build_unet
 from tests.conftest import contents, modified_times
+from tests.evaluate.conftest import settings
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning:keras"
 )
 
-NETWORK = NetworkConfig(filters=2, depth=1)
-SIZE = 32
 
-
-def settings(*, threshold: float = 0.5) -> Config:
-    return Config(
-        slice=SliceConfig(slices_per_shard=8),
-        feed=FeedConfig(size=SIZE),
-        network=NETWORK,
-        test=TestConfig(threshold=threshold, bootstrap_samples=50),
-        runtime=RuntimeConfig(gpus=0),
-    )
-
-
-def write_run(project: Project) -> Run:
-    """A finished run whose best and last weights are two networks that were never trained."""
-    import keras
-
-    keras.utils.set_random_seed(1)
-    with open_run(project, settings(), read_cohorts(project).key, "key", "CPU") as run:
-        for epoch, folder in enumerate((run.best, run.checkpoints), 1):
-            description = Description(
-                network=NETWORK, slicing=settings().slice, size=SIZE, channels=2, epoch=epoch, val_dice=0.5
-            )
-            save_checkpoint(folder, build_unet(NETWORK, size=SIZE, channels=2), description)
-        append_history(
-            run,
-            EpochRow(
-                epoch=1, loss=0.9, val_dice=0.5, learning_rate=1e-3, seconds=1, slices_per_s=9, waiting=0.1
-            ),
-        )
-    return run
+@pytest.fixture(scope="module")
+def chosen(project: Project, run: Run) -> dict[str, Any]:
+    """What testing chooses for the best weights where it is left to choose."""
+    tested = score_test_cohort(project, settings(), PlainProgress())
+    shutil.rmtree(run.folder / "Testing")
+    point: dict[str, Any] = tested["operating_points"][0]
+    return point
 
 
 @pytest.fixture(scope="module")
-def run(sliced_project: Project, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run in a project of its own."""
-    root = tmp_path_factory.mktemp("testing") / "project"
-    shutil.copytree(sliced_project.root, root)
-    return write_run(Project(root))
-
-
-@pytest.fixture(scope="module")
-def project(run: Run) -> Project:
-    return Project(run.folder.parents[1])
-
-
-@pytest.fixture(scope="module")
-def probabilities(project: Project, run: Run) -> dict[str, NDArray[np.float32]]:
-    """What the best weights say of each test case."""
-    model, description = load_checkpoint(run.best)
-    predictor = Predictor(model, description.slicing, description.size)
+def probabilities(project: Project, run: Run, chosen: dict[str, Any]) -> dict[str, NDArray[np.float64]]:
+    """What the best weights say of each test case, the log-odds divided by the temperature."""
+    predictor = load_predictor([run.best], tta=False)
     cases = [entry.case for entry in read_cohorts(project).of("Testing")]
-    return {case.name: predictor.probability(case) for case in cases}
+    odds = {case.name: logit(predictor.probability(open_case(case)).astype(np.float64)) for case in cases}
+    temperature = chosen["chosen"]["calibration"]["temperature"]
+    return {name: expit(values / temperature) for name, values in odds.items()}
 
 
 @pytest.fixture(scope="module")
-def threshold(probabilities: dict[str, NDArray[np.float32]]) -> float:
+def threshold(probabilities: dict[str, NDArray[np.float64]]) -> float:
     """One that a fifth of the voxels reach, since nobody taught the network where a half lies."""
     every = np.concatenate([probability.ravel() for probability in probabilities.values()])
     return float(np.quantile(every, 0.8))
@@ -150,7 +109,7 @@ def test_a_mask_can_be_cut_again_from_what_is_stored(
 
 
 def test_probabilities_are_those_of_the_best_weights(
-    project: Project, result: dict[str, Any], probabilities: dict[str, NDArray[np.float32]]
+    project: Project, result: dict[str, Any], probabilities: dict[str, NDArray[np.float64]]
 ) -> None:
     for case, expected in probabilities.items():
         stored = np.load(project.root / result["masks"] / f"{case}_prob.npy")
@@ -202,6 +161,35 @@ def test_the_summary_is_of_the_cases_with_a_clot(project: Project, result: dict[
         assert summary["dice_ci95"][0] <= summary["dice_mean"] <= summary["dice_ci95"][1]
 
 
+def test_the_summary_says_how_it_was_calibrated_and_cut(
+    project: Project, result: dict[str, Any], threshold: float
+) -> None:
+    summary = json.loads((project.root / result["report"]).with_name("summary.json").read_text())
+    (point,) = summary["operating_points"]
+    assert point["in_force"]["threshold"] == threshold
+    assert point["in_force"]["temperature"] == point["chosen"]["calibration"]["temperature"]
+    calibration = point["chosen"]["calibration"]
+    assert 0 <= calibration["ece_after"] <= calibration["ece_before"] + 1e-3
+    validation = read_cohorts(project).of("Validation")
+    voxels = sum(int(np.prod(entry.shape)) for entry in validation)
+    for bins in (calibration["bins_before"], calibration["bins_after"]):
+        assert sum(count for _, _, count in bins) == voxels
+        clot = sum(share * count for _, share, count in bins)
+        assert clot == pytest.approx(sum(entry.clot_voxels for entry in validation))
+
+
+def test_each_case_has_its_doubt(project: Project, result: dict[str, Any]) -> None:
+    for case in result["cases"]:
+        probability = np.load(project.root / result["masks"] / f"{case['case']}_prob.npy").astype(float)
+        predicted, _ = masks_of(project, result, case["case"])
+        clot = probability[predicted == 1]
+        assert case["doubt"] == pytest.approx(np.mean(entropy([clot, 1 - clot], base=2)), rel=1e-3)
+        assert case["spread"] is None, "a single network in a single pass"
+    page = (project.root / result["report"]).read_text(encoding="utf-8")
+    assert "Review list" in page
+    assert result["summary"]["doubt"]["cases"] == result["summary"]["cases_with_clot"]
+
+
 def test_paths_are_given_from_the_project_folder(project: Project, run: Run, result: dict[str, Any]) -> None:
     at = f"Trainings/{run.folder.name}"
     assert result["run"] == at
@@ -221,10 +209,12 @@ def test_testing_again_gives_the_same_bytes(
     copied: tuple[Project, Run], result: dict[str, Any], threshold: float
 ) -> None:
     project, run = copied
-    before = contents(run.testing("Best_Model"))
+    """The operating point included, which is chosen again."""
+    before = contents(run.folder)
     shutil.rmtree(run.folder / "Testing")
+    (run.best / "operating_point.json").unlink()
     assert score_test_cohort(project, settings(threshold=threshold), PlainProgress()) == result
-    assert contents(run.testing("Best_Model")) == before
+    assert contents(run.folder) == before
 
 
 def test_results_are_reused_where_that_is_asked_for(
@@ -275,7 +265,7 @@ def test_a_checkpoint_can_be_named_in_several_ways(
 ) -> None:
     project, run = copied
     reused = score_test_cohort(
-        project, settings(threshold=threshold), PlainProgress(), checkpoint=name(run), reuse=True
+        project, settings(threshold=threshold), PlainProgress(), checkpoints=[name(run)], reuse=True
     )
     assert reused["report"] == f"Trainings/{run.folder.name}/Testing/{tested}/report.html"
     assert (reused == result) is (tested == "Best_Model")
@@ -291,7 +281,7 @@ def test_the_newest_run_is_tested_where_none_is_named(copied: tuple[Project, Run
 @pytest.mark.parametrize("name", ["Trainings", "Trainings/20000101-000000", "DL_vol_files/cases.csv", ".."])
 def test_what_is_no_checkpoint_is_named(project: Project, run: Run, name: str) -> None:
     with pytest.raises(DataError, match="no checkpoint") as caught:
-        score_test_cohort(project, settings(), PlainProgress(), checkpoint=project.root / name)
+        score_test_cohort(project, settings(), PlainProgress(), checkpoints=[project.root / name])
     assert caught.value.where == project.root / name
     assert "Best_Model" in str(caught.value)
 

@@ -1,0 +1,258 @@
+"""The operating point: networks and a validation cohort in; temperature, threshold, smallest component out.
+
+It is chosen on the validation cohort alone and kept with the weights, in `operating_point.json` of the first
+network's checkpoint folder, which names the weights it belongs to and is sealed. No function here is given a
+test case.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter, ValidationError
+
+from clotseg import artifact
+from clotseg.config import TestConfig, plain
+from clotseg.console import Progress
+from clotseg.errors import CorruptArtifactError
+from clotseg.evaluate.calibration import Calibration, calibrate, no_counts, temper
+from clotseg.evaluate.infer import Predictor, open_case
+from clotseg.evaluate.metrics import TOUCHING_26
+from clotseg.evaluate.segment import Cut, box_of
+from clotseg.prep.cases import CheckedCase, open_mask
+from clotseg.train.checkpoint import OPERATING_POINT
+
+CODE_VERSION = 1
+THRESHOLDS = (0.01, 0.02, *(round(0.05 * step, 2) for step in range(1, 20)), 0.98, 0.99)
+SMALLEST_COMPONENTS = (0, 5, 10, 20, 50, 100, 200, 500)
+"""Voxels."""
+LOWEST_THRESHOLD, HIGHEST_THRESHOLD = 1e-4, 0.9995
+"""What half precision, in which probabilities are stored, tells from 0 and 1."""
+
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OperatingPoint:
+    """How probabilities become a mask.
+
+    Attributes:
+        code_version: of the code that chose it.
+        weights: SHA-256 of the weights of each network, in order.
+        tta: whether flipped slices were averaged.
+        split_key: of the split whose validation cohort it was chosen on.
+        cases: how many validation cases there were.
+        calibration: the temperature, and how well calibrated the voxels are.
+        threshold: a voxel is clot at this calibrated probability or more.
+        smallest_component: 26-connected components of fewer voxels are removed.
+        val_dice: what `choose_cut` maximised, at this threshold and smallest component.
+    """
+
+    code_version: Annotated[int, Field(ge=1)]
+    weights: Annotated[tuple[Hash, ...], Field(min_length=1)]
+    tta: bool
+    split_key: Hash
+    cases: Annotated[int, Field(ge=1)]
+    calibration: Calibration
+    threshold: Annotated[float, Field(gt=0, lt=1)]
+    smallest_component: Annotated[int, Field(ge=0)]
+    val_dice: Annotated[float, Field(ge=0, le=1)]
+
+
+def cut_in_force(config: TestConfig, point: OperatingPoint | None) -> Cut:
+    """The chosen cut, or what the settings say instead: with a threshold of their own nothing is removed.
+
+    Where no point was chosen and the settings leave it to that: a half, and nothing is removed.
+    """
+    cut = Cut()
+    if point is not None:
+        cut = Cut(
+            temperature=point.calibration.temperature,
+            threshold=point.threshold,
+            smallest_component=point.smallest_component,
+        )
+    if config.threshold != "auto":
+        cut = replace(cut, threshold=config.threshold, smallest_component=0)
+    if config.smallest_component != "auto":
+        cut = replace(cut, smallest_component=config.smallest_component)
+    return cut
+
+
+def stored_or_chosen(
+    folder: Path,
+    predictor: Predictor,
+    cases: Sequence[CheckedCase],
+    progress: Progress,
+    *,
+    weights: Sequence[str],
+    tta: bool,
+    split_key: str,
+) -> OperatingPoint:
+    """The operating point that is kept with the weights; where there is none it is chosen, and kept.
+
+    Args:
+        folder: the first network's checkpoint folder.
+        predictor: the networks.
+        cases: the validation cohort; read only where the point must be chosen.
+        progress: told of each case.
+        weights: SHA-256 of each network's weights, the first of them those in `folder`.
+        tta: whether the predictor flips.
+        split_key: whose validation cohort this is.
+
+    Raises:
+        CorruptArtifactError: what is kept there is damaged or belongs to other weights.
+    """
+    kept = read_points(folder, weights[0])
+    wanted = (CODE_VERSION, tuple(weights), tta, split_key)
+    for point in kept:
+        if (point.code_version, point.weights, point.tta, point.split_key) == wanted:
+            return point
+    point = choose(predictor, cases, progress, weights=weights, tta=tta, split_key=split_key)
+    others = [other for other in kept if (other.weights, other.tta) != (point.weights, point.tta)]
+    write_points(folder, weights[0], [*others, point])
+    return point
+
+
+def find_point(folder: Path, weights: Sequence[str], *, tta: bool) -> OperatingPoint | None:
+    """The operating point kept for these networks, or None.
+
+    Raises:
+        CorruptArtifactError: what is kept there is damaged or belongs to other weights.
+    """
+    for point in read_points(folder, weights[0]):
+        if (point.weights, point.tta) == (tuple(weights), tta):
+            return point
+    return None
+
+
+def read_points(folder: Path, weights: str) -> list[OperatingPoint]:
+    """The operating points in a checkpoint folder, for single networks, with flips, and for ensembles.
+
+    Args:
+        folder: the checkpoint folder.
+        weights: SHA-256 of its weights.
+
+    Raises:
+        CorruptArtifactError: the file is damaged, changed by hand, or belongs to other weights.
+    """
+    path = folder / OPERATING_POINT
+    if not path.exists():
+        return []
+    facts: Any = artifact.read_json(path)
+    fix = "delete it; `clotseg test` chooses it again"
+    try:
+        if facts["format"] != artifact.FORMAT or facts["seal"] != _seal(facts["weights"], facts["points"]):
+            raise CorruptArtifactError("is not as it was written: its seal does not fit", where=path, fix=fix)
+        if facts["weights"] != weights:
+            raise CorruptArtifactError("belongs to other weights than those beside it", where=path, fix=fix)
+        return TypeAdapter(list[OperatingPoint]).validate_python(facts["points"])
+    except (ValidationError, KeyError, TypeError, ValueError) as error:
+        raise CorruptArtifactError(f"is no operating point ({error})", where=path, fix=fix) from error
+
+
+def write_points(folder: Path, weights: str, points: Sequence[OperatingPoint]) -> None:
+    """Writes the operating points of a checkpoint folder, sealed, in one step."""
+    listed = artifact.as_json([plain(point) for point in points])
+    facts = {"format": artifact.FORMAT, "weights": weights, "points": listed}
+    artifact.write_json(folder / OPERATING_POINT, {**facts, "seal": _seal(weights, listed)})
+
+
+def _seal(weights: object, points: object) -> str:
+    return artifact.stage_key("operating point", artifact.FORMAT, points, weights)
+
+
+def choose(
+    predictor: Predictor,
+    cases: Sequence[CheckedCase],
+    progress: Progress,
+    *,
+    weights: Sequence[str],
+    tta: bool,
+    split_key: str,
+) -> OperatingPoint:
+    """Chooses temperature, threshold and smallest component; see `calibrate` and `choose_cut`.
+
+    Where no validation case has a clot there is nothing to choose by: temperature 1, threshold 0.5, all
+    components stay.
+    """
+    counts, tables = no_counts(), []
+    with progress.bar("calibrate", len(cases), "cases") as advance:
+        for entry in cases:
+            truth = open_mask(entry.case.mask)
+            probability = np.empty(entry.shape, np.float16)
+            for block in predictor.blocks(open_case(entry.case)):
+                counts.add(block.probability, truth[:, :, block.numbers])
+                probability[:, :, block.numbers] = block.probability
+            tables.append(dice_table(probability, truth))
+            advance()
+    calibration = calibrate(counts)
+    table = np.mean(tables, axis=0)
+    at, size = choose_cut(table) if counts.clot.any() else (THRESHOLDS.index(0.5), 0)
+    # The temperature keeps the order of probabilities, so it can be applied to the threshold afterwards.
+    threshold = float(temper(np.array(THRESHOLDS[at], np.float32), calibration.temperature))
+    return OperatingPoint(
+        code_version=CODE_VERSION,
+        weights=tuple(weights),
+        tta=tta,
+        split_key=split_key,
+        cases=len(cases),
+        calibration=calibration,
+        threshold=float(np.float16(min(max(threshold, LOWEST_THRESHOLD), HIGHEST_THRESHOLD))),
+        smallest_component=SMALLEST_COMPONENTS[size],
+        val_dice=float(table[at, size]),
+    )
+
+
+def choose_cut(table: NDArray[np.float64]) -> tuple[int, int]:
+    """Where the mean Dice of the validation volumes is highest.
+
+    Of cuts that are equally good, the threshold nearest to a half is taken, of two as near the lower, and of
+    these the smallest component that removes least.
+
+    Args:
+        table: float64 [threshold, smallest component], means of `dice_table`.
+
+    Returns:
+        Index of the threshold in `THRESHOLDS`, and of the size in `SMALLEST_COMPONENTS`.
+    """
+    best = [tuple(map(int, place)) for place in np.argwhere(table >= table.max() - 1e-9)]
+    at, size = min(best, key=lambda place: (abs(THRESHOLDS[place[0]] - 0.5), *place))
+    return at, size
+
+
+def dice_table(probability: NDArray[Any], truth: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Dice of one volume at each threshold and smallest component.
+
+    A volume without a clot counts 1 where nothing is predicted and 0 otherwise, so that false clots cost as
+    much as missed ones.
+
+    Args:
+        probability: [row, column, slice], 0…1.
+        truth: 0 or 1, of the same shape.
+
+    Returns:
+        float64 [threshold, smallest component], for `THRESHOLDS` and `SMALLEST_COMPONENTS`.
+    """
+    from scipy import ndimage
+
+    true_voxels = int(np.count_nonzero(truth))
+    table = np.full((len(THRESHOLDS), len(SMALLEST_COMPONENTS)), 0.0 if true_voxels else 1.0)
+    candidates = probability >= THRESHOLDS[0]
+    if not candidates.any():
+        return table
+    box = box_of(candidates)
+    near, clot = probability[box], truth[box] != 0
+    for at, threshold in enumerate(THRESHOLDS):
+        labels, count = ndimage.label(near >= threshold, structure=TOUCHING_26)
+        sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+        hits = np.bincount(labels[clot], minlength=count + 1)[1:]
+        for column, smallest in enumerate(SMALLEST_COMPONENTS):
+            kept = sizes >= smallest
+            predicted = int(sizes[kept].sum())
+            if predicted:
+                overlap = 2 * int(hits[kept].sum())
+                table[at, column] = overlap / (predicted + true_voxels) if true_voxels else 0.0
+    return table

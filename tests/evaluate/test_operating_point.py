@@ -1,0 +1,291 @@
+"""The operating point: chosen on validation cases alone, kept with the weights, and read with suspicion."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clotseg.config import TestConfig
+from clotseg.console import PlainProgress
+from clotseg.errors import CorruptArtifactError, DataError
+from clotseg.evaluate.calibration import Calibration
+from clotseg.evaluate.infer import load_predictor
+from clotseg.evaluate.operating_point import (
+    CODE_VERSION,
+    SMALLEST_COMPONENTS,
+    THRESHOLDS,
+    OperatingPoint,
+    choose_cut,
+    cut_in_force,
+    dice_table,
+    find_point,
+    read_points,
+    stored_or_chosen,
+    write_points,
+)
+from clotseg.evaluate.segment import Cut, cut_mask
+from clotseg.evaluate.subject import find_subject
+from clotseg.evaluate.testing import score_test_cohort
+from clotseg.prep.cohorts import read_cohorts
+from clotseg.project import Project, Run
+from clotseg.train.checkpoint import OPERATING_POINT, load_checkpoint, read_description, save_checkpoint
+from tests.conftest import write_case
+from tests.evaluate.conftest import settings
+
+WEIGHTS, OTHER = "a" * 64, "b" * 64
+
+
+def point_of(weights: str = WEIGHTS, *, tta: bool = False, threshold: float = 0.25) -> OperatingPoint:
+    calibration = Calibration(
+        temperature=1.5, ece_before=0.2, ece_after=0.1, bins_before=((0.3, 0.5, 7),), bins_after=()
+    )
+    return OperatingPoint(
+        code_version=CODE_VERSION,
+        weights=(weights,),
+        tta=tta,
+        split_key="c" * 64,
+        cases=4,
+        calibration=calibration,
+        threshold=threshold,
+        smallest_component=20,
+        val_dice=0.75,
+    )
+
+
+@pytest.fixture
+def own(project: Project, run: Run, tmp_path: Path) -> tuple[Project, Run]:
+    """A project with a run, to be changed."""
+    shutil.copytree(project.root, tmp_path / "project", ignore=shutil.ignore_patterns(OPERATING_POINT))
+    return Project(tmp_path / "project"), Run(tmp_path / "project" / "Trainings" / run.folder.name)
+
+
+def point_kept(project: Project, run: Run) -> OperatingPoint:
+    """What `clotseg test` would take for the best weights of a run, before it looks at a test case."""
+    (arm,) = find_subject(project, read_cohorts(project), checkpoints=[run.best], folds=[], tta=False).arms
+    return stored_or_chosen(
+        run.best,
+        load_predictor(arm.checkpoints, tta=False),
+        arm.validation,
+        PlainProgress(),
+        weights=arm.weights,
+        tta=False,
+        split_key=arm.split_key,
+    )
+
+
+def spoil(project: Project, cohort: str) -> None:
+    """Leaves nothing of a cohort's volumes and masks that could be read."""
+    for path in (project.original / cohort).rglob("*.npy"):
+        path.unlink()
+        path.write_bytes(b"no array")
+
+
+def volume_with_two_blobs() -> tuple[Any, Any]:
+    """A clot of 12 voxels, of which the network is surer inside, and a false blob of 6 far from it."""
+    truth = np.zeros((12, 12, 6), np.uint8)
+    truth[2:4, 2:5, 1:3] = 1
+    probability = np.zeros(truth.shape, np.float16)
+    probability[2:4, 2:5, 1:3] = 0.8
+    probability[2:4, 2:5, 3] = 0.3
+    probability[8:10, 8:11, 4] = 0.6
+    return probability, truth
+
+
+def test_the_dice_of_each_cut_is_as_counted_by_hand() -> None:
+    table = dice_table(*volume_with_two_blobs())
+    at = dict(zip(THRESHOLDS, table, strict=True))
+    size = {smallest: column for column, smallest in enumerate(SMALLEST_COMPONENTS)}
+    assert at[0.2][size[0]] == pytest.approx(2 * 12 / (24 + 12))
+    assert at[0.2][size[10]] == pytest.approx(2 * 12 / (18 + 12))
+    assert at[0.5][size[5]] == pytest.approx(2 * 12 / (18 + 12))
+    assert at[0.5][size[10]] == 1.0
+    assert at[0.7][size[0]] == 1.0
+    assert at[0.7][size[20]] == 0.0
+    assert at[0.9][size[0]] == 0.0
+
+
+def test_a_case_without_a_clot_counts_one_where_nothing_is_predicted() -> None:
+    probability, truth = volume_with_two_blobs()
+    table = dice_table(probability, np.zeros_like(truth))
+    assert table[THRESHOLDS.index(0.5), SMALLEST_COMPONENTS.index(0)] == 0.0
+    assert table[THRESHOLDS.index(0.5), SMALLEST_COMPONENTS.index(20)] == 1.0
+    assert table[THRESHOLDS.index(0.9)].tolist() == [1.0] * len(SMALLEST_COMPONENTS)
+
+
+def test_what_the_table_promises_is_what_the_cut_gives() -> None:
+    random = np.random.default_rng(0)
+    probability = random.random((20, 20, 8)).astype(np.float16) ** 2
+    truth = (random.random((20, 20, 8)) < 0.1).astype(np.uint8)
+    table = dice_table(probability, truth)
+    for at, threshold in enumerate(THRESHOLDS):
+        for column, smallest in enumerate(SMALLEST_COMPONENTS):
+            mask = cut_mask(probability, Cut(threshold=threshold, smallest_component=smallest))
+            dice = 2 * np.sum(mask & truth) / (mask.sum() + truth.sum())
+            assert table[at, column] == pytest.approx(dice)
+
+
+@pytest.mark.parametrize(
+    ("best", "expected"),
+    [
+        ([(0.3, 50)], (0.3, 50)),
+        ([(0.1, 0), (0.4, 20), (0.4, 5)], (0.4, 5)),
+        ([(0.4, 0), (0.6, 0)], (0.4, 0)),
+        ([(0.7, 0), (0.4, 500)], (0.4, 500)),
+    ],
+)
+def test_of_equally_good_cuts_the_one_nearest_a_half_that_removes_least_is_taken(
+    best: list[tuple[float, int]], expected: tuple[float, int]
+) -> None:
+    table = np.full((len(THRESHOLDS), len(SMALLEST_COMPONENTS)), 0.2)
+    for threshold, smallest in best:
+        table[THRESHOLDS.index(threshold), SMALLEST_COMPONENTS.index(smallest)] = 0.9
+    at, size = choose_cut(table)
+    assert (THRESHOLDS[at], SMALLEST_COMPONENTS[size]) == expected
+
+
+def test_components_touch_at_corners_and_small_ones_go() -> None:
+    probability = np.zeros((6, 6, 3), np.float16)
+    for place in ((0, 0, 0), (1, 1, 1), (2, 2, 2), (5, 5, 0)):
+        probability[place] = 0.9
+    kept = cut_mask(probability, Cut(smallest_component=3))
+    assert kept.dtype == np.uint8
+    assert kept.sum() == 3
+    assert kept[5, 5, 0] == 0
+    assert cut_mask(probability, Cut(smallest_component=4)).sum() == 0
+    assert cut_mask(probability, Cut(threshold=0.95, smallest_component=3)).sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "threshold", "smallest"),
+    [
+        (TestConfig(), 0.25, 20),
+        (TestConfig(threshold=0.6), 0.6, 0),
+        (TestConfig(threshold=0.6, smallest_component=7), 0.6, 7),
+        (TestConfig(smallest_component=7), 0.25, 7),
+    ],
+)
+def test_settings_of_the_users_own_go_before_what_was_chosen(
+    config: TestConfig, threshold: float, smallest: int
+) -> None:
+    cut = cut_in_force(config, point_of())
+    assert cut == Cut(temperature=1.5, threshold=threshold, smallest_component=smallest)
+
+
+def test_what_is_kept_comes_back_for_these_weights_and_passes(tmp_path: Path) -> None:
+    points = [point_of(), point_of(tta=True, threshold=0.4)]
+    write_points(tmp_path, WEIGHTS, points)
+    assert read_points(tmp_path, WEIGHTS) == points
+    assert find_point(tmp_path, [WEIGHTS], tta=True) == points[1]
+    assert find_point(tmp_path, [WEIGHTS, OTHER], tta=True) is None
+
+
+def test_the_point_of_other_weights_is_refused(tmp_path: Path) -> None:
+    write_points(tmp_path, OTHER, [point_of(OTHER)])
+    with pytest.raises(CorruptArtifactError, match="belongs to other weights") as caught:
+        read_points(tmp_path, WEIGHTS)
+    assert caught.value.exit_code == 4
+    assert "clotseg test" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"threshold": 0.25', '"threshold": 0.26'),
+        (WEIGHTS, OTHER),
+        ('"format": 1', '"format": 2'),
+        ('"seal"', '"sea"'),
+        ("{", "["),
+    ],
+)
+def test_a_point_that_was_changed_is_refused(tmp_path: Path, before: str, after: str) -> None:
+    write_points(tmp_path, WEIGHTS, [point_of()])
+    file = tmp_path / OPERATING_POINT
+    text = file.read_text()
+    assert before in text
+    file.write_text(text.replace(before, after))
+    with pytest.raises(CorruptArtifactError):
+        read_points(tmp_path, WEIGHTS)
+
+
+def test_a_sealed_point_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    write_points(tmp_path, WEIGHTS, [point_of(threshold=1.5)])
+    with pytest.raises(CorruptArtifactError, match="no operating point"):
+        read_points(tmp_path, WEIGHTS)
+
+
+def test_nothing_of_the_test_cohort_is_read_while_choosing(own: tuple[Project, Run]) -> None:
+    """With every test volume and mask unreadable, the very same point is chosen, before testing fails."""
+    project, run = own
+    expected = point_kept(project, run)
+    (run.best / OPERATING_POINT).unlink()
+    spoil(project, "Testing")
+    with pytest.raises(DataError, match="not a readable"):
+        score_test_cohort(project, settings(), PlainProgress())
+    assert read_points(run.best, read_description(run.best).sha256) == [expected]
+
+
+def test_a_point_that_was_chosen_is_taken_without_reading_the_validation_cohort(
+    own: tuple[Project, Run],
+) -> None:
+    project, run = own
+    first = point_kept(project, run)
+    spoil(project, "Validation")
+    assert point_kept(project, run) == first
+    (run.best / OPERATING_POINT).unlink()
+    with pytest.raises(DataError, match="not a readable"):
+        point_kept(project, run)
+
+
+def test_a_point_that_older_code_chose_is_chosen_again(own: tuple[Project, Run]) -> None:
+    project, run = own
+    first = point_kept(project, run)
+    older = replace(first, code_version=CODE_VERSION + 1, threshold=0.125)
+    write_points(run.best, first.weights[0], [older])
+    assert point_kept(project, run) == first
+    assert read_points(run.best, first.weights[0]) == [first]
+
+
+def test_the_validation_masks_decide(own: tuple[Project, Run]) -> None:
+    project, run = own
+    before = point_kept(project, run)
+    (run.best / OPERATING_POINT).unlink()
+    for path in (project.original / "Validation" / "masks").glob("*.npy"):
+        mask = np.load(path)
+        path.unlink()
+        np.save(path, 1 - mask)
+    after = point_kept(project, run)
+    assert after.calibration != before.calibration
+    assert after.val_dice > before.val_dice, "nearly all is clot now, which is easily found"
+
+
+def test_without_a_clot_in_the_validation_cohort_a_half_it_is(own: tuple[Project, Run]) -> None:
+    project, run = own
+    for path in (project.original / "Validation" / "masks").glob("*.npy"):
+        mask = np.load(path)
+        path.unlink()
+        np.save(path, 0 * mask)
+    point = point_kept(project, run)
+    assert (point.calibration.temperature, point.threshold, point.smallest_component) == (1, 0.5, 0)
+
+
+def test_saving_other_weights_leaves_no_point_behind(own: tuple[Project, Run]) -> None:
+    _, run = own
+    weights = read_description(run.best).sha256
+    write_points(run.best, weights, [point_of(weights)])
+    model, description = load_checkpoint(run.best)
+    save_checkpoint(run.best, model, description)
+    assert not (run.best / OPERATING_POINT).exists()
+
+
+def test_the_chosen_cut_finds_a_clot_that_the_network_is_unsure_of(tmp_path: Path) -> None:
+    """A network that gives the true clot no more than 0.2 would miss it at a half."""
+    project = Project(tmp_path)
+    write_case(project, "case")
+    truth = np.load(project.masks / "case_seg_corrected_binary.npy")
+    probability = np.where(truth, np.float16(0.2), np.float16(0.02))
+    at, size = choose_cut(dice_table(probability, truth))
+    assert dice_table(probability, truth)[at, size] == 1.0
+    assert 0.02 < THRESHOLDS[at] <= 0.2
