@@ -20,7 +20,7 @@ from clotseg.config import (
 from clotseg.prep.cohorts import read_cohorts
 from clotseg.project import Project, Run
 from clotseg.train.checkpoint import Description, save_checkpoint
-from clotseg.train.records import EpochRow, append_history, open_run
+from clotseg.train.records import EpochRow, open_run, write_history
 from clotseg.train.unet import build_unet
 from tests.conftest import write_case
 
@@ -50,12 +50,10 @@ def write_run(project: Project, *, seed: int = 1, config: Config | None = None) 
                 network=NETWORK, slicing=settings().slice, size=SIZE, channels=2, epoch=epoch, val_dice=0.5
             )
             save_checkpoint(folder, build_unet(NETWORK, size=SIZE, channels=2), description)
-        append_history(
-            run,
-            EpochRow(
-                epoch=1, loss=0.9, val_dice=0.5, learning_rate=1e-3, seconds=1, slices_per_s=9, waiting=0.1
-            ),
+        row = EpochRow(
+            epoch=1, loss=0.9, val_dice=0.5, learning_rate=1e-3, seconds=1, slices_per_s=9, waiting=0.1
         )
+        write_history(run, [row])
     return run
 
 

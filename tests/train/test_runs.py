@@ -10,7 +10,7 @@ import pytest
 from clotseg.artifact import write_json
 from clotseg.config import Config, TrainConfig, to_toml
 from clotseg.project import Project, Run
-from clotseg.train.records import append_history
+from clotseg.train.records import write_history
 from clotseg.train.runs import list_runs
 from tests.conftest import contents, run_clotseg, start_lock_holder
 from tests.train.conftest import ROW
@@ -22,8 +22,8 @@ def make_run(project: Project, name: str, dices: list[float], **record: Any) -> 
     run.relevant.mkdir(parents=True)
     run.settings.write_text(to_toml(Config(train=TrainConfig(epochs=5))))
     write_json(run.record, {"format": 1, "key": "k", "started": "2026-02-28T10:00:00+01:00", **record})
-    for epoch, dice in enumerate(dices, 1):
-        append_history(run, replace(ROW, epoch=epoch, val_dice=dice))
+    if dices:
+        write_history(run, [replace(ROW, epoch=epoch, val_dice=dice) for epoch, dice in enumerate(dices, 1)])
     return run
 
 
