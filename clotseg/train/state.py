@@ -93,7 +93,7 @@ def read_state(folder: Path, variables: Sequence[Variable]) -> Position:
     if not file.is_file() or artifact.digest_file(file) != digest:
         raise CorruptArtifactError("is not the state that was saved", where=file, fix=BEFORE_THIS)
     try:
-        with np.load(file, allow_pickle=False) as kept:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
             values = [kept[name] for name in sorted(kept.files)]
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
         raise CorruptArtifactError(f"is no state ({error})", where=file, fix=BEFORE_THIS) from error
