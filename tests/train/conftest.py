@@ -29,6 +29,11 @@ def one_cpu() -> Devices:
 
 @pytest.fixture
 def model(one_cpu: Devices) -> Any:
+    """A network as `small_model` makes it."""
+    return small_model()
+
+
+def small_model() -> Any:
     """A small network with random weights everywhere, batch norm's statistics among them."""
     import keras
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,17 +21,24 @@ from clotseg.train.checkpoint import (
     read_description,
     save_checkpoint,
 )
-from tests.train.conftest import SMALL, description, random_slices, random_weights
+from clotseg.train.devices import Devices
+from tests.train.conftest import SMALL, description, random_slices, random_weights, small_model
 
 REPOSITORY = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def saved(tmp_path: Path, model: Any) -> Path:
-    """A checkpoint folder of `model`."""
-    folder = tmp_path / "run" / "Best_Model"
-    save_checkpoint(folder, model, description(epoch=3, val_dice=0.25))
+@pytest.fixture(scope="module")
+def saved_once(tmp_path_factory: pytest.TempPathFactory, one_cpu: Devices) -> Path:
+    """A checkpoint folder of a network like `model`; copy it to change it."""
+    folder = tmp_path_factory.mktemp("saved") / "Best_Model"
+    save_checkpoint(folder, small_model(), description(epoch=3, val_dice=0.25))
     return folder
+
+
+@pytest.fixture
+def saved(tmp_path: Path, saved_once: Path) -> Path:
+    """A checkpoint folder of a network like `model`."""
+    return Path(shutil.copytree(saved_once, tmp_path / "run" / "Best_Model"))
 
 
 def weights_file(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from clotseg.config import (
     TrainConfig,
 )
 from clotseg.console import PlainProgress
-from clotseg.dashboard import PlainTrainingView
-from clotseg.errors import ConfigError, CorruptArtifactError
+from clotseg.dashboard import EpochFacts, PlainTrainingView
+from clotseg.errors import ConfigError, CorruptArtifactError, Interrupted
 from clotseg.prep.cohorts import read_cohorts
 from clotseg.prep.stages import run_prep
 from clotseg.project import Project, Run
@@ -283,6 +284,31 @@ def test_training_follows_the_schedule(trained: tuple[Project, dict[str, Any]], 
     assert any((one != other).any() for one, other in zip(falling_weights, steady_weights, strict=True))
 
 
+class Stopping(PlainTrainingView):
+    """Ends the training after its first epoch, as a signal would."""
+
+    def epoch_done(self, row: EpochFacts) -> None:
+        super().epoch_done(row)
+        raise Interrupted(signal.SIGTERM)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_is_gone_on_with(
+    trained: tuple[Project, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = copy_of(trained[0], tmp_path / "project")
+    shutil.rmtree(project.trainings)
+    with pytest.raises(Interrupted):
+        train(project, SETTINGS, Stopping())
+    (stopped,) = project.trainings.iterdir()
+    capsys.readouterr()
+    result = train_or_reuse(project, SETTINGS, PlainProgress(), PlainTrainingView())
+    assert project.root / result["run"] == stopped
+    assert "resumed in epoch 2, step 0" in capsys.readouterr().err
+    for one, other in zip(weights_of(project, result), weights_of(*trained), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.slow
 def test_on_an_easy_cohort_the_loss_falls_and_validation_dice_rises(
     sliced_project: Project, tmp_path: Path
@@ -295,6 +321,7 @@ def test_on_an_easy_cohort_the_loss_falls_and_validation_dice_rises(
     assert result["val_dice"] > 0.9
 
 
+@pytest.mark.slow
 def test_train_samples_decides_how_many_slices_an_epoch_has(sliced_project: Project, tmp_path: Path) -> None:
     project = copy_of(sliced_project, tmp_path / "project")
     few = replace(SETTINGS, train=replace(SETTINGS.train, epochs=1, train_samples=7))
