@@ -24,6 +24,7 @@ Level = Literal["full", "quick", "off"]
 LISTED_FAULTS = 100
 LISTED_FAULTS_OF_A_FILE = 10
 NETWORK = "network.json"
+STATE, STATE_VALUES = "training.json", "state.npz"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,7 +187,8 @@ def _artifacts(project: Project, below: tuple[Path, ...] | None) -> Iterator[Pat
     places += sorted(others - set(places))
     for folder in sorted(project.trainings.glob("[!.]*/")):
         run = Run(folder)
-        places += [place for place in (run.best, run.checkpoints) if (place / NETWORK).exists()]
+        checkpoints = (run.best, *sorted(run.checkpoints.glob("epoch-*/")))
+        places += [place for place in checkpoints if _is_checkpoint(place)]
         places += sorted(run.testing("").glob("[!.]*/"))
     for place in places:
         if below is None or any(place.is_relative_to(top) or top.is_relative_to(place) for top in below):
@@ -194,7 +196,7 @@ def _artifacts(project: Project, below: tuple[Path, ...] | None) -> Iterator[Pat
 
 
 def _verify_folder(check: _Check, folder: Path) -> None:
-    if (folder / NETWORK).exists():
+    if _is_checkpoint(folder):
         _verify_checkpoint(check, folder)
         return
     manifest = _manifest(check, folder)
@@ -307,17 +309,25 @@ def _verify_shards(check: _Check, folder: Path, manifest: dict[str, Any]) -> Non
                 check.fault(said, f"names {due} records of case {entry['case']}, where {counted} are there")
 
 
+def _is_checkpoint(folder: Path) -> bool:
+    return any((folder / description).exists() for description in (NETWORK, STATE))
+
+
 def _verify_checkpoint(check: _Check, folder: Path) -> None:
-    """The weights that the description names are there, as they were saved."""
-    check.files += 1
-    try:
-        described = artifact.read_json(folder / NETWORK)
-        weights, sha256 = described["weights"], described["sha256"]
-        if Path(weights).name != weights:
-            raise ValueError(weights)
-    except CorruptArtifactError as error:
-        check.fault(folder / NETWORK, error.what)
-    except (KeyError, TypeError, ValueError):
-        check.fault(folder / NETWORK, "does not name its weights and their digest")
-    else:
-        check.file(folder / weights, None, sha256)
+    """Weights and state that the descriptions name are there, as they were saved."""
+    for description in (folder / NETWORK, folder / STATE):
+        if not description.exists():
+            continue
+        check.files += 1
+        try:
+            described = artifact.read_json(description)
+            name = STATE_VALUES if description.name == STATE else described["weights"]
+            sha256 = described["sha256"]
+            if Path(name).name != name:
+                raise ValueError(name)
+        except CorruptArtifactError as error:
+            check.fault(description, error.what)
+        except (KeyError, TypeError, ValueError):
+            check.fault(description, "does not name its weights and their digest")
+        else:
+            check.file(folder / name, None, sha256)

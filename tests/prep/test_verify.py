@@ -354,7 +354,14 @@ def checkpoint(folder: Path) -> Path:
 
 def test_checkpoints_and_test_results_of_runs_are_held_against_their_digests(project: Project) -> None:
     run = project.trainings / "20260101-000000"
-    best, last = checkpoint(run / "Best_Model"), checkpoint(run / "Checkpoint_Files")
+    kept = run / "Checkpoint_Files" / "epoch-0001-step-000000"
+    best, last = checkpoint(run / "Best_Model"), checkpoint(kept)
+    state = kept / "state.npz"
+    state.write_bytes(b"state")
+    write_json(
+        kept / "training.json",
+        {"format": 1, "sha256": describe_outputs(kept, [state.name])[state.name]["sha256"]},
+    )
     tested = run / "Testing" / "Best_Model"
     tested.mkdir(parents=True)
     (tested / "report.html").write_text("report")
@@ -362,12 +369,11 @@ def test_checkpoints_and_test_results_of_runs_are_held_against_their_digests(pro
         tested, {"format": 1, "stage": "test", "outputs": describe_outputs(tested, ["report.html"])}
     )
     assert verify(project) == []
-    for path in (best, last, tested / "report.html"):
+    damaged = (best, last, state, tested / "report.html")
+    for path in damaged:
         flip(path, 0)
-    assert [file for file, _, _ in verify(project)] == [
-        project.shown(path) for path in (best, last, tested / "report.html")
-    ]
-    (run / "Checkpoint_Files" / "network.json").write_text("{}")
+    assert [file for file, _, _ in verify(project)] == [project.shown(path) for path in damaged]
+    (kept / "network.json").write_text("{}")
     best.unlink()
     assert [what for _, _, what in verify(project, "quick")] == [
         "is missing",
