@@ -40,8 +40,7 @@ filters = 16
 [train]
 epochs = 30
 batch_size = 16
-learning_rate = 1e-3
-schedule = "cosine"
+learning_rate = 2e-3
 """
 
 

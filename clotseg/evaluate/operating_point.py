@@ -25,7 +25,7 @@ from clotseg.evaluate.segment import Cut, box_of
 from clotseg.prep.cases import CheckedCase, open_mask
 from clotseg.train.checkpoint import OPERATING_POINT
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 THRESHOLDS = (0.01, 0.02, *(round(0.05 * step, 2) for step in range(1, 20)), 0.98, 0.99)
 SMALLEST_COMPONENTS = (0, 5, 10, 20, 50, 100, 200, 500)
 """Voxels."""
@@ -178,7 +178,7 @@ def choose(
     Where no validation case has a clot there is nothing to choose by: temperature 1, threshold 0.5, all
     components stay.
     """
-    counts, tables = no_counts(), []
+    counts, tables, clots = no_counts(), [], []
     with progress.bar("calibrate", len(cases), "cases") as advance:
         for entry in cases:
             truth = open_mask(entry.case.mask)
@@ -187,10 +187,11 @@ def choose(
                 counts.add(block.probability, truth[:, :, block.numbers])
                 probability[:, :, block.numbers] = block.probability
             tables.append(dice_table(probability, truth))
+            clots.append(int(np.count_nonzero(truth)))
             advance()
     calibration = calibrate(counts)
     table = np.mean(tables, axis=0)
-    at, size = choose_cut(table) if counts.clot.any() else (THRESHOLDS.index(0.5), 0)
+    at, size = choose_cut(table[:, : sizes_allowed(clots)]) if any(clots) else (THRESHOLDS.index(0.5), 0)
     # The temperature keeps the order of probabilities, so it can be applied to the threshold afterwards.
     threshold = float(temper(np.array(THRESHOLDS[at], np.float32), calibration.temperature))
     return OperatingPoint(
@@ -204,6 +205,19 @@ def choose(
         smallest_component=SMALLEST_COMPONENTS[size],
         val_dice=float(table[at, size]),
     )
+
+
+def sizes_allowed(clots: Sequence[int]) -> int:
+    """How many of `SMALLEST_COMPONENTS` may be chosen: those up to a quarter of the smallest clot.
+
+    A network often finds a part of a clot, and a few validation cases cannot tell how small a part: a limit
+    that is best for them alone would miss clots of other cases altogether.
+
+    Args:
+        clots: voxels of the true clot of each validation case; 0 where there is none.
+    """
+    smallest = min(voxels for voxels in clots if voxels)
+    return sum(size <= smallest / 4 for size in SMALLEST_COMPONENTS)
 
 
 def choose_cut(table: NDArray[np.float64]) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from clotseg.evaluate.operating_point import (
     dice_table,
     find_point,
     read_points,
+    sizes_allowed,
     stored_or_chosen,
     write_points,
 )
@@ -156,6 +157,16 @@ def test_components_touch_at_corners_and_small_ones_go() -> None:
     assert kept[5, 5, 0] == 0
     assert cut_mask(probability, Cut(smallest_component=4)).sum() == 0
     assert cut_mask(probability, Cut(threshold=0.95, smallest_component=3)).sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("clots", "largest"),
+    [([0, 73, 200], 10), ([80, 81], 20), ([79], 10), ([0, 3], 0), ([20], 5), ([4000, 0], 500)],
+)
+def test_no_component_is_dropped_that_is_larger_than_a_quarter_of_the_smallest_clot(
+    clots: list[int], largest: int
+) -> None:
+    assert SMALLEST_COMPONENTS[sizes_allowed(clots) - 1] == largest
 
 
 @pytest.mark.parametrize(

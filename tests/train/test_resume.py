@@ -140,6 +140,16 @@ def test_a_run_that_is_asked_to_stop_keeps_its_state_and_goes_on_from_it(
     assert kept(run) == never_stopped
 
 
+@pytest.mark.slow
+def test_a_deterministic_run_is_on_a_cpu_the_run_that_it_is_anyway(
+    prepared: Project, never_stopped: dict[str, object], tmp_path: Path
+) -> None:
+    project = copy_of(prepared, tmp_path / "project")
+    done = run_clotseg("-C", project.root, "train", "--deterministic")
+    assert done.returncode == 0, done.stderr
+    assert kept(runs(project)[0])["state"] == never_stopped["state"]
+
+
 def begun(project: Project, **flags: object) -> Run:
     """A run as it is right after its beginning."""
     from clotseg.train.records import open_run
