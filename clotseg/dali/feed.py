@@ -1,14 +1,17 @@
 """Feeding: a sliced cohort in; for each step of an epoch, one batch a replica as TensorFlow tensors out.
 
 The order of the epoch is handed to DALI as index files, and what augmentation does to each of its positions
-as arrays. So what comes out at a position is the same however many replicas and workers share the epoch, and
-whether it is read from its start or taken up at a later step.
+as arrays. So what comes out at a position is the same however many replicas, workers and threads share the
+epoch, and whether it is read from its start or taken up at a later step.
+
+DALI is run for some steps at a time. Where slices are augmented on the CPU, several pipelines of one thread
+each, the lanes, take turns at the runs: within a pipeline, threads wait for one another after each operator.
 """
 
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -130,8 +133,8 @@ class FeedSettings:
         size: side of the padded square, in pixels.
         channels: of every slice.
         gpus: the GPU of each replica that is served, or None for each replica on the CPU.
-        threads: CPU threads of each pipeline.
-        prefetch: batches each pipeline makes ahead at least.
+        threads: CPU threads for each replica.
+        prefetch: batches made ahead for each replica at least.
     """
 
     size: int
@@ -139,6 +142,31 @@ class FeedSettings:
     gpus: tuple[int | None, ...]
     threads: int
     prefetch: int
+
+    def lanes(self, gpu: int | None, *, augmented: bool) -> int:
+        """Pipelines that share a replica's runs: one more than threads, so no core waits for its turn."""
+        return self.threads + 1 if augmented and gpu is None else 1
+
+
+class Lane:
+    """A pipeline and the runs it is to make; it makes none in vain."""
+
+    def __init__(self, pipeline: Any, *, runs: int, ahead: int, log: deque[Columns]) -> None:
+        """Starts `ahead` runs, the pipeline's `prefetch`; it logs what is done to each, if at all."""
+        self._pipeline = pipeline
+        self._to_start = runs - ahead
+        self._log = log
+        # The first call starts as many runs as the pipeline is to make ahead, any later one a single run.
+        pipeline.schedule_run()
+
+    def take(self) -> tuple[Sequence[Any], Columns | None]:
+        """The next run, and what was done to its slices where that is logged; starts one more meanwhile."""
+        outputs = self._pipeline.outputs()
+        columns = self._log.popleft() if self._log else None
+        if self._to_start:
+            self._pipeline.schedule_run()
+            self._to_start -= 1
+        return outputs, columns
 
 
 class Feed:
@@ -161,7 +189,7 @@ class Feed:
         first_step: int = 0,
         replicas: Sequence[int] | None = None,
     ) -> None:
-        """Opens a pipeline for each replica that is served.
+        """Opens the pipelines of each replica that is served; they start at once.
 
         Args:
             cohort: the records.
@@ -178,67 +206,91 @@ class Feed:
         self._settings = settings
         self._first_step = first_step
         self._served = range(plan.uids.shape[1]) if replicas is None else replicas
-        steps, _, count = plan.uids.shape
-        self._steps_a_run = min(max(1, AT_ONCE // count), max(1, steps - first_step)) if augment else 1
+        steps, _, batch = plan.uids.shape
+        self._steps_a_run = min(max(1, AT_ONCE // batch), max(1, steps - first_step)) if augment else 1
+        runs = -(-(steps - first_step) // self._steps_a_run)
         self._log_parameters = log_parameters
-        self._to_log: list[deque[Columns]] = [deque() for _ in self._served]
         self.waited_s = 0.0
+        lanes = [min(runs, settings.lanes(gpu, augmented=augment is not None)) for gpu in settings.gpus]
+        augmentation = self._augmentation(augment, seed, epoch, max(1, *lanes))
         with tempfile.TemporaryDirectory(prefix="clotseg-index-") as scratch:
-            augmentations = self._augmentations(augment, seed, epoch)
-            self._pipelines = [
-                self._open(cohort, replica, gpu, augmentation, Path(scratch))
-                for replica, gpu, augmentation in zip(self._served, settings.gpus, augmentations, strict=True)
-                if first_step < len(plan.uids)
+            self._lanes = [
+                [
+                    self._open(cohort, replica, gpu, slice(lane, None, count), augmentation, Path(scratch))
+                    for lane in range(count)
+                ]
+                for replica, gpu, count in zip(self._served, settings.gpus, lanes, strict=True)
             ]
 
     def _open(
-        self, cohort: SlicedCohort, replica: int, gpu: int | None, augmentation: Any, scratch: Path
-    ) -> Any:
+        self,
+        cohort: SlicedCohort,
+        replica: int,
+        gpu: int | None,
+        turns: slice,
+        augmentation: Callable[[int, slice, deque[Columns]], Any] | None,
+        scratch: Path,
+    ) -> Lane:
+        """The lane that makes these of the replica's runs."""
         from clotseg.dali.pipeline import slice_pipeline
 
         uids = self._plan.uids[self._first_step :, replica]
-        shards, indices = _write_indices(cohort, uids.ravel(), scratch, replica)
-        return slice_pipeline(
-            shards=shards,
-            indices=indices,
-            size=self._settings.size,
-            augment=augmentation,
-            batch_size=self._steps_a_run * uids.shape[1],
-            threads=self._settings.threads,
-            device_id=gpu,
-            prefetch=self._runs_ahead,
+        starts = range(0, len(uids), self._steps_a_run)[turns]
+        own = np.concatenate([uids[start : start + self._steps_a_run].ravel() for start in starts])
+        folder = scratch / f"{replica}-{turns.start}"
+        folder.mkdir()
+        shards, indices = _write_indices(cohort, own, folder)
+        ahead = min(len(starts), self._ahead(turns.step))
+        log: deque[Columns] = deque()
+        return Lane(
+            slice_pipeline(
+                shards=shards,
+                indices=indices,
+                size=self._settings.size,
+                augment=augmentation and augmentation(replica, turns, log),
+                batch_size=self._steps_a_run * uids.shape[1],
+                threads=1 if turns.step > 1 else self._settings.threads,
+                device_id=gpu,
+                prefetch=ahead,
+            ),
+            runs=len(starts),
+            ahead=ahead,
+            log=log,
         )
 
-    @property
-    def _runs_ahead(self) -> int:
-        """At least two where that is asked for: with one, DALI makes nothing while the training computes."""
-        return max(min(2, self._settings.prefetch), -(-self._settings.prefetch // self._steps_a_run))
+    def _ahead(self, lanes: int) -> int:
+        """Runs that each of so many lanes makes ahead."""
+        return -(-self._settings.prefetch // (self._steps_a_run * lanes))
 
-    def _augmentations(self, augment: AugmentConfig | None, seed: int, epoch: int) -> list[Any]:
-        """What is done to the batches of each pipeline; None is nothing."""
+    def _augmentation(
+        self, augment: AugmentConfig | None, seed: int, epoch: int, lanes: int
+    ) -> Callable[[int, slice, deque[Columns]], Any] | None:
+        """What tells what is done to a replica's runs, and keeps it where that is logged; None is nothing."""
         if augment is None:
-            return [None] * len(self._served)
+            return None
         from clotseg.dali.augment.transforms import bounds_of
         from clotseg.dali.pipeline import Augmentation
 
         # Pipelines are ahead of one another by what they make ahead.
-        spread = (self._runs_ahead + 1) * self._steps_a_run * self._plan.uids[0].size
-        draws = EpochDraws(augment, seed=seed, epoch=epoch, spread=spread)
+        runs = (self._ahead(lanes) + 1) * lanes
+        draws = EpochDraws(
+            augment, seed=seed, epoch=epoch, spread=runs * self._steps_a_run * self._plan.uids[0].size
+        )
         bounds = bounds_of(augment, channels=self._settings.channels, largest_side=self._settings.size)
-        return [
-            Augmentation(bounds=bounds, parameters=partial(self._parameters, draws, replica, to_log))
-            for replica, to_log in zip(self._served, self._to_log, strict=True)
-        ]
+        return lambda replica, turns, log: Augmentation(
+            bounds=bounds, parameters=partial(self._parameters, draws, replica, turns, log)
+        )
 
-    def _parameters(self, draws: EpochDraws, replica: int, to_log: deque[Columns], number: int) -> Columns:
-        """What is done to the slices of one run of a pipeline, those of each step in turn."""
-        steps, replicas, count = self._plan.uids.shape
-        # Runs are asked for ahead: towards the end of an epoch, some that never come.
-        step = min(self._first_step + number * self._steps_a_run, steps - 1)
+    def _parameters(
+        self, draws: EpochDraws, replica: int, turns: slice, log: deque[Columns], number: int
+    ) -> Columns:
+        """What is done to the slices of one run of a lane, those of each step in turn."""
+        _, replicas, count = self._plan.uids.shape
+        step = self._first_step + (turns.start + number * turns.step) * self._steps_a_run
         shared = draws.columns(step * replicas * count, self._steps_a_run * replicas * count)
         columns = {name: _share(values, replica, replicas, count) for name, values in shared.items()}
         if self._log_parameters:
-            to_log.append(columns)
+            log.append(columns)
         return columns
 
     def __iter__(self) -> Iterator[list[ReplicaBatch]]:
@@ -247,17 +299,17 @@ class Feed:
         Raises:
             CorruptArtifactError: a record is not the one its index and manifest promise.
         """
-        runs: list[list[ReplicaBatch]] = [[] for _ in self._pipelines]
+        runs: list[list[ReplicaBatch]] = [[] for _ in self._lanes]
         for number, uids in enumerate(self._plan.uids[self._first_step :, list(self._served)]):
-            place = number % self._steps_a_run
+            run, place = divmod(number, self._steps_a_run)
             if place == 0:
                 started = time.perf_counter()
                 runs = [
-                    _to_tensorflow(pipeline.run(), to_log.popleft() if to_log else None, self._steps_a_run)
-                    for pipeline, to_log in zip(self._pipelines, self._to_log, strict=True)
+                    _to_tensorflow(*lanes[run % len(lanes)].take(), self._steps_a_run)
+                    for lanes in self._lanes
                 ]
                 self.waited_s += time.perf_counter() - started
-            batches = [run[place] for run in runs]
+            batches = [of_replica[place] for of_replica in runs]
             for batch, expected in zip(batches, uids, strict=True):
                 if not np.array_equal(batch.uids, expected):
                     raise CorruptArtifactError(
@@ -295,7 +347,7 @@ def _to_tensorflow(outputs: Sequence[Any], columns: Columns | None, steps: int) 
 
 
 def _write_indices(
-    cohort: SlicedCohort, uids: NDArray[np.int64], scratch: Path, replica: int
+    cohort: SlicedCohort, uids: NDArray[np.int64], folder: Path
 ) -> tuple[list[Path], list[Path]]:
     """Index files that lead through `uids` in order: one for each stretch of records in the same shard."""
     starts = cohort.first_uids
@@ -303,7 +355,7 @@ def _write_indices(
     shards, indices = [], []
     for number, stretch in enumerate(np.split(np.arange(len(uids)), np.flatnonzero(np.diff(shard_of)) + 1)):
         shard = int(shard_of[stretch[0]])
-        index = scratch / f"{replica}-{number}.idx"
+        index = folder / f"{number}.idx"
         np.savetxt(index, cohort.offsets[shard][uids[stretch] - starts[shard]], fmt="%d")
         shards.append(cohort.shards[shard])
         indices.append(index)

@@ -196,6 +196,11 @@ def test_no_two_chunks_or_epochs_of_any_run_share_a_stream() -> None:
         assert 0 <= min(seeds) <= max(seeds) < 2**31, "DALI heeds no more bits than these"
 
 
+def test_an_epoch_of_many_million_samples_shares_no_stream_with_the_next_ones() -> None:
+    seeds = [stream_seed(1, epoch, chunk) for epoch in range(1, 9) for chunk in range(20_000)]
+    assert len(set(seeds)) == len(seeds)
+
+
 def gammas(draws: EpochDraws, first: int, count: int) -> NDArray[np.float64]:
     """Of the positions from `first` on; no two are alike."""
     values: NDArray[np.float64] = draws.columns(first, count)["gamma"]

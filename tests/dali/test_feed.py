@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from clotseg.config import AugmentConfig
-from clotseg.dali.feed import AT_ONCE, Feed, SlicedCohort, _to_tensorflow, open_cohort, padded_size
+from clotseg.dali.feed import (
+    AT_ONCE,
+    Feed,
+    FeedSettings,
+    SlicedCohort,
+    _to_tensorflow,
+    open_cohort,
+    padded_size,
+)
 from clotseg.dali.order import EpochPlan, plan_pass, plan_training
 from clotseg.dali.pipeline import slice_pipeline
 from clotseg.errors import CorruptArtifactError
@@ -204,6 +212,35 @@ def test_an_epoch_taken_up_at_any_step_goes_on_bit_for_bit(recorded: Recorded, r
         for all_values, values in zip(whole, rest, strict=True):
             assert values.tobytes() == all_values[first_step * 12 :].tobytes()
     assert list(Feed(recorded.cohort, plan, settings(replicas), first_step=16, **options)) == []
+
+
+class OneLane(FeedSettings):
+    """All runs from one pipeline."""
+
+    def lanes(self, *_: object, **__: object) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("samples", [12, 132, 185, 370], ids=["1 run", "3 runs", "4 runs", "7 runs"])
+def test_any_number_of_lanes_gives_the_same_batches_and_parameters_bit_for_bit(
+    recorded: Recorded, samples: int
+) -> None:
+    plan = plan_training(recorded.cohort, samples=samples, batch_size=12, replicas=1, seed=3, epoch=2)
+    assert samples == 12 or len(plan.uids) % (AT_ONCE // 12), "the last run is not full"
+    several = [settings(threads=threads) for threads in (1, 3)]
+    assert [each.lanes(None, augmented=True) for each in several] == [2, 4]
+    one, two, four = (
+        [
+            (batch.images.numpy().tobytes(), batch.masks.numpy().tobytes(), batch.parameters)
+            for (batch,) in Feed(
+                recorded.cohort, plan, given, augment=AugmentConfig(), seed=5, epoch=2, log_parameters=True
+            )
+        ]
+        for given in (OneLane(size=SIZE, channels=2, gpus=(None,), threads=2, prefetch=2), *several)
+    )
+    assert len(one) == len(plan.uids)
+    assert two == one
+    assert four == one
 
 
 def test_parameters_are_logged_from_the_step_an_epoch_is_taken_up_at(recorded: Recorded) -> None:

@@ -14,17 +14,18 @@ from clotseg.config import AugmentConfig
 from clotseg.dali.augment.parameters import PARAMETER_TYPES, Columns
 
 CHUNK = 2048
-MOST_CHUNKS = 1024
 
 
 def stream_seed(seed: int, epoch: int, chunk: int) -> int:
-    """The seed of one chunk. No two of a run are the same, for up to 1024 chunks and 2 million epochs.
+    """The seed of one chunk. No two of a run are the same while epoch + chunk is less than 65 535.
 
-    DALI heeds 32 bits of a seed, too few for hashes never to meet: so the run's seed is hashed, and epoch and
-    chunk are counted on from there. DALI hashes what it is given.
+    That is enough for epochs of 130 million samples. DALI heeds 32 bits of a seed, too few for hashes never
+    to meet: so the run's seed is hashed, and from there on epoch and chunk are counted diagonal by diagonal,
+    Cantor's way, which bounds neither by the other. DALI hashes what it is given.
     """
     start = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    return (start + epoch * MOST_CHUNKS + chunk) % 2**31
+    diagonal = epoch + chunk
+    return (start + diagonal * (diagonal + 1) // 2 + chunk) % 2**31
 
 
 class EpochDraws:
