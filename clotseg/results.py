@@ -112,6 +112,13 @@ def export_table(result: dict[str, Any]) -> RenderableType:
     return _facts({**facts, "compared on": result["compared_on"], "largest difference": parity})
 
 
+def dicom_seg_table(result: dict[str, Any]) -> RenderableType:
+    """What `write_segmentation` returned."""
+    clot = f"{result['voxels']} voxels in {result['slices_with_clot']} of {result['slices']} slices"
+    facts = {"segmentation": result["segmentation"], "of series": result["series"]}
+    return _facts({**facts, "clot": clot if result["voxels"] else "none: the mask is empty"})
+
+
 def _cut(cut: dict[str, Any]) -> str:
     removed = f", components below {cut['smallest_component']} voxels removed"
     return f"{cut['threshold']:.3f}{removed if cut['smallest_component'] > 1 else ''}"

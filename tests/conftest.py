@@ -177,11 +177,16 @@ def modified_times(folder: Path) -> dict[str, int]:
     }
 
 
+def shared_data(name: str) -> Path:
+    """A file or folder of the real data that lie outside the project; the test is skipped without it."""
+    shared = os.environ.get("CLOTSEG_SHARED") or Path(__file__).parents[2] / "shared"
+    path = Path(shared) / "data" / name
+    if not path.exists():
+        pytest.skip(f"{path} is not there; CLOTSEG_SHARED names the folder that holds data/{name}")
+    return path
+
+
 @pytest.fixture(scope="session")
 def atlas() -> Path:
     """A real average brain CT, RAS, 1 mm."""
-    shared = os.environ.get("CLOTSEG_SHARED") or Path(__file__).parents[2] / "shared"
-    file = Path(shared) / "data" / ATLAS
-    if not file.exists():
-        pytest.skip(f"{file} is not there; CLOTSEG_SHARED names the folder that holds data/{ATLAS}")
-    return file
+    return shared_data(ATLAS)

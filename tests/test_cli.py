@@ -26,6 +26,7 @@ COMMANDS = (
     "test",
     "predict",
     "export",
+    "dicom-seg",
     "compare",
     "verify",
     "doctor",

@@ -13,6 +13,7 @@ from clotseg.results import (
     demo_panel,
     dice_with_interval,
     doctor_table,
+    dicom_seg_table,
     export_table,
     predict_table,
     prep_table,
@@ -154,6 +155,22 @@ def test_export_shows_what_was_written_and_how_near_it_is() -> None:
     assert cells(text, "saved_model") == ["saved_model", "out/saved_model"]
     assert "onnx" not in text
     assert cells(text, "largest difference") == ["largest difference", "saved_model 1.2e-07"]
+
+
+def test_dicom_seg_shows_where_it_is_and_how_much_clot_is_in_it() -> None:
+    result = {
+        "segmentation": "out.dcm",
+        "series": "1.2.3",
+        "slices": 28,
+        "slices_with_clot": 2,
+        "voxels": 57,
+    }
+    text = shown(dicom_seg_table(result))
+    assert cells(text, "segmentation") == ["segmentation", "out.dcm"]
+    assert cells(text, "of series") == ["of series", "1.2.3"]
+    assert cells(text, "clot") == ["clot", "57 voxels in 2 of 28 slices"]
+    empty = shown(dicom_seg_table({**result, "voxels": 0, "slices_with_clot": 0}))
+    assert cells(empty, "clot") == ["clot", "none: the mask is empty"]
 
 
 def test_test_shows_the_cohort_in_numbers() -> None:

@@ -1,4 +1,4 @@
-"""Commands on trained networks: test, predict, export, compare."""
+"""Commands on trained networks: test, predict, export, dicom-seg, compare."""
 
 from pathlib import Path
 from typing import Annotated
@@ -103,6 +103,32 @@ def export(
     paths = {"checkpoint": checkpoint, "out": context.obj.root / out}
     result = run_export(context.obj, config, open_progress(), **paths, onnx=onnx)
     show(result, export_table, as_json=as_json)
+
+
+@app.command(name="dicom-seg")
+def dicom_seg(
+    context: typer.Context,
+    mask: Annotated[Path, typer.Argument(help="A mask that `clotseg predict` wrote as NIfTI.")],
+    series: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of the CTA's DICOM slices; with `#SeriesInstanceUID` where it holds several series."
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(help="DICOM file to write.", metavar="OUT.dcm")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier segmentation at OUT.dcm.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a predicted mask as a DICOM Segmentation of its CTA's series; needs the extra `dicom`."""
+    from clotseg.evaluate.dicom_seg import write_segmentation
+    from clotseg.results import dicom_seg_table
+
+    root = context.obj.root
+    result = write_segmentation(mask=root / mask, series=root / series, out=root / out, overwrite=overwrite)
+    result["segmentation"] = context.obj.shown(result["segmentation"])
+    show(result, dicom_seg_table, as_json=as_json)
 
 
 @app.command()

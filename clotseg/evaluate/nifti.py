@@ -104,11 +104,16 @@ def require_same_grid(cta: NiftiVolume, ncct: NiftiVolume) -> None:
     fix = "register the NCCT to the CTA and resample it to the CTA's grid first"
     if cta.hu.shape != ncct.hu.shape:
         raise DataError(f"the CTA has shape {cta.hu.shape}, the NCCT {ncct.hu.shape}", fix=fix)
-    corners = np.array(np.meshgrid(*((0, side - 1) for side in cta.hu.shape), indexing="ij")).reshape(3, -1)
-    places = [volume.affine[:3, :3] @ corners + volume.affine[:3, 3:] for volume in (cta, ncct)]
-    apart_mm = float(np.linalg.norm(places[0] - places[1], axis=0).max())
+    apart_mm = corners_apart_mm(cta.hu.shape, cta.affine, ncct.affine)
     if apart_mm > LARGEST_SHIFT * min(cta.spacing_mm):
         raise DataError(f"CTA and NCCT lie up to {apart_mm:.2f} mm apart in the patient", fix=fix)
+
+
+def corners_apart_mm(shape: tuple[int, ...], one: Affine, other: Affine) -> float:
+    """How far the farthest corner of a grid of voxels lies from itself under another affine, in mm."""
+    corners = np.array(np.meshgrid(*((0, side - 1) for side in shape), indexing="ij")).reshape(3, -1)
+    places = [affine[:3, :3] @ corners + affine[:3, 3:] for affine in (one, other)]
+    return float(np.linalg.norm(places[0] - places[1], axis=0).max())
 
 
 def write_nifti(path: Path, values: NDArray[Any], like: NiftiVolume) -> None:

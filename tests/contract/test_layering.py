@@ -11,7 +11,10 @@ import pytest
 import clotseg
 
 ROOT = Path(clotseg.__file__).parent
-HEAVY = ("tensorflow", "keras", "nvidia", "matplotlib", "albumentations", "scipy", "skimage", "nibabel")
+HEAVY = (
+    *("tensorflow", "keras", "nvidia", "matplotlib", "albumentations", "scipy", "skimage", "nibabel"),
+    *("highdicom", "pydicom"),
+)
 
 SHARED = ("errors", "recipes", "config", "project", "artifact", "quiet", "console", "telemetry", "dashboard")
 """What every package may use, each only from those before it."""
