@@ -12,8 +12,8 @@ from clotseg.doctor import Finding
 from clotseg.results import (
     demo_panel,
     dice_with_interval,
-    doctor_table,
     dicom_seg_table,
+    doctor_table,
     export_table,
     predict_table,
     prep_table,
