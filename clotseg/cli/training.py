@@ -95,24 +95,39 @@ def train(
     config, run = _training_config(project, flags, resume, fork, print_only=print_config)
     from clotseg.console import open_progress
     from clotseg.dashboard import open_training_view
-    from clotseg.prep.stages import run_prep
-    from clotseg.prep.verify import require_whole, verify_project
     from clotseg.results import train_table
-    from clotseg.train.cluster import find_place
 
     progress = open_progress()
+    _prepare(project, config, progress, split=split, slicing=slicing, augment=augment, verify=verify)
+    from clotseg.train.loop import train as run_training
+
+    begin = None if fork is None else project.root / fork
+    result = run_training(project, config, open_training_view(progress), resume=run, fork=begin)
+    if result:
+        show(result, train_table, as_json=as_json)
+
+
+def _prepare(
+    project: Project,
+    config: Any,
+    progress: Any,
+    *,
+    split: Switch,
+    slicing: Switch,
+    augment: Switch | None,
+    verify: Level,
+) -> None:
+    """Makes what is missing, and verifies what is there."""
+    from clotseg.prep.stages import run_prep
+    from clotseg.prep.verify import require_whole, verify_project
+    from clotseg.train.cluster import find_place
+
     offline = augment or (Switch.auto if config.train.source == "augmented" else Switch.off)
     switches: dict[str, Any] = {"split": split.value, "slicing": slicing.value, "augment": offline.value}
     # Several workers would prepare the same thing at once: they take what is there.
     if set(switches.values()) != {"off"} and find_place() is None:
         run_prep(project, config, progress, **switches)
-    from clotseg.train.loop import train as run_training
-
     require_whole(verify_project(project, progress, level=verify.value, below=(project.processed,)))
-    begin = None if fork is None else project.root / fork
-    result = run_training(project, config, open_training_view(progress), resume=run, fork=begin)
-    if result:
-        show(result, train_table, as_json=as_json)
 
 
 def _training_config(
