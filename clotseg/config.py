@@ -428,8 +428,13 @@ def _check_together(config: Config) -> None:
 
 
 def _uneven_batch(batch_size: int, replicas: int) -> str:
-    below = batch_size // replicas * replicas
-    nearest = " or ".join(str(size) for size in (below, below + replicas) if size)
     return (
-        f"train.batch_size = {batch_size} cannot be shared evenly by {replicas} replicas; nearest: {nearest}"
+        f"train.batch_size = {batch_size} cannot be shared evenly by {replicas} replicas; "
+        f"nearest: {nearest_batches(batch_size, replicas)}"
     )
+
+
+def nearest_batches(batch_size: int, replicas: int) -> str:
+    """The batch sizes below and above that replicas can share evenly, for people."""
+    below = batch_size // replicas * replicas
+    return " or ".join(str(size) for size in (below, below + replicas) if size)

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterable
+from importlib.util import find_spec
 
 __all__ = [
     "ClotsegError",
@@ -81,3 +82,18 @@ def root_of(error: BaseException) -> ClotsegError | None:
         seen.append(below)
         below = below.__cause__ or below.__context__
     return error if isinstance(error, ClotsegError) else None
+
+
+def require_extra(extra: str, libraries: Iterable[str], *, where: object) -> None:
+    """Refuses to go on where what an extra installs is not there.
+
+    Raises:
+        EnvironmentProblem: names the libraries that are missing, and the extra.
+    """
+    missing = [name for name in libraries if find_spec(name) is None]
+    if missing:
+        raise EnvironmentProblem(
+            f"{' and '.join(missing)} not installed",
+            where=where,
+            fix=f"install the extra: `pip install 'clotseg[{extra}]'`",
+        )

@@ -143,6 +143,12 @@ def sliced_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
+def copy_of(project: Project, folder: Path) -> Project:
+    """The project once more, in a folder that must not be there yet."""
+    shutil.copytree(project.root, folder)
+    return Project(folder)
+
+
 @pytest.fixture
 def cohort_copy(sliced_project: Project, tmp_path: Path) -> Project:
     """The cases of `sliced_project`, with nothing prepared."""

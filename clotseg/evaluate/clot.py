@@ -102,7 +102,8 @@ class ClotMeasurement:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-CLOT_COLUMNS = ("case", "mask", *(field.name for field in fields(ClotMeasurement)))
+MEASUREMENT_COLUMNS = tuple(field.name for field in fields(ClotMeasurement))
+CLOT_COLUMNS = ("case", "mask", *MEASUREMENT_COLUMNS)
 """Of a table of clots."""
 
 

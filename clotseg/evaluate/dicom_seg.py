@@ -9,7 +9,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clotseg import __version__, artifact
-from clotseg.errors import ClotsegError, DataError, EnvironmentProblem
+from clotseg.errors import ClotsegError, DataError, require_extra
 from clotseg.evaluate.dicom_series import Series, read_series
 from clotseg.evaluate.nifti import corners_apart_mm, read_nifti
 
@@ -52,7 +51,7 @@ def write_segmentation(*, mask: Path, series: Path, out: Path, overwrite: bool) 
             or `out` is taken.
         EnvironmentProblem: the extra `dicom` is not installed, or the disk refuses the write.
     """
-    _require_dicom()
+    require_extra("dicom", ("highdicom", "pydicom"), where="dicom-seg")
     with _patient_unheard(series):
         _require_free(out, overwrite=overwrite)
         stack = read_series(series)
@@ -68,16 +67,6 @@ def write_segmentation(*, mask: Path, series: Path, out: Path, overwrite: bool) 
         "slices_with_clot": int(inside.any(axis=(1, 2)).sum()),
         "voxels": int(inside.sum()),
     }
-
-
-def _require_dicom() -> None:
-    missing = [name for name in ("highdicom", "pydicom") if find_spec(name) is None]
-    if missing:
-        raise EnvironmentProblem(
-            f"{' and '.join(missing)} not installed",
-            where="dicom-seg",
-            fix="install the extra: `pip install 'clotseg[dicom]'`",
-        )
 
 
 @contextmanager

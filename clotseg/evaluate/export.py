@@ -7,7 +7,6 @@ use it before anything is published.
 
 import math
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from clotseg import artifact
 from clotseg.config import Config, plain
 from clotseg.console import Progress
-from clotseg.errors import CorruptArtifactError, DataError, EnvironmentProblem
+from clotseg.errors import CorruptArtifactError, DataError, require_extra
 from clotseg.evaluate.infer import Model, Predictor, Volumes, load_predictor
 from clotseg.evaluate.operating_point import cut_in_force, find_point
 from clotseg.prep.cases import open_volume
@@ -62,7 +61,7 @@ def export(
     folder = find_checkpoint(checkpoint)
     _require_free(out)
     if onnx:
-        _require_onnx()
+        require_extra("onnx", ("tf2onnx", "onnxruntime"), where="--onnx")
     open_devices(config.runtime)
     model, description = load_checkpoint(folder)
     predictor = load_predictor([folder], tta=False)
@@ -92,16 +91,6 @@ def _require_free(out: Path) -> None:
     manifest = artifact.read_manifest(out) if out.is_dir() else None
     if manifest is None or manifest.get("stage") != "export":
         raise DataError("is no earlier export, and is left as it is", where=out, fix="name another folder")
-
-
-def _require_onnx() -> None:
-    missing = [name for name in ("tf2onnx", "onnxruntime") if find_spec(name) is None]
-    if missing:
-        raise EnvironmentProblem(
-            f"{' and '.join(missing)} not installed",
-            where="--onnx",
-            fix="install the extra: `pip install 'clotseg[onnx]'`",
-        )
 
 
 def _module(model: Model, description: Description) -> Any:

@@ -7,7 +7,7 @@ predicted from other volumes, weights or settings is never written over unless t
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from clotseg import artifact
 from clotseg.config import Config, load_config, plain
 from clotseg.console import Progress
 from clotseg.errors import CorruptArtifactError, DataError
-from clotseg.evaluate.clot import ClotMeasurement, measure_clots
+from clotseg.evaluate.clot import MEASUREMENT_COLUMNS, ClotMeasurement, measure_clots
 from clotseg.evaluate.infer import Predictor, Volumes, load_predictor
 from clotseg.evaluate.nifti import Affine, NiftiVolume, read_nifti, require_same_grid, write_nifti
 from clotseg.evaluate.operating_point import cut_in_force, find_point
@@ -31,8 +31,7 @@ from clotseg.train.devices import open_devices
 
 PREDICT_CODE_VERSION = 1
 TABLE = "predictions.csv"
-CLOT_COLUMNS = tuple(field.name for field in fields(ClotMeasurement))
-COLUMNS = ("case", "clots", "doubt", "spread", *CLOT_COLUMNS)
+COLUMNS = ("case", "clots", "doubt", "spread", *MEASUREMENT_COLUMNS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -303,8 +303,7 @@ class Training:
         session, cohort = self._session, self._session.data.validation
         batch_size = session.config.train.batch_size
         plan = plan_pass(cohort, batch_size=batch_size, replicas=session.devices.replicas)
-        local = slice(session.local_replicas.start, session.local_replicas.stop)
-        uids, weights = plan.uids[:, local], plan.weights[:, local]
+        uids, weights = plan.uids[:, session.local_part], plan.weights[:, session.local_part]
         counts = np.zeros((len(cohort.case_names), 3), np.int64)
         self._view.validation_begins(len(uids))
         feed = Feed(cohort, plan, session.feed, replicas=session.local_replicas)
@@ -341,7 +340,7 @@ class EpochUnderWay:
     def __init__(self, session: Session, position: Position) -> None:
         config = session.config
         augmented = config.train.source == "sliced"
-        self._local = slice(session.local_replicas.start, session.local_replicas.stop)
+        self._local = session.local_part
         self._start = position
         self._plan = plan_training(
             session.data.training,

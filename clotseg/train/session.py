@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clotseg.config import Config, NetworkConfig, SliceConfig
+from clotseg.config import Config, NetworkConfig, SliceConfig, nearest_batches
 from clotseg.dali.feed import FeedSettings, SlicedCohort, open_cohort, padded_size
 from clotseg.errors import ConfigError
 from clotseg.prep.cohorts import Cohorts, read_cohorts
@@ -119,6 +119,11 @@ class Session:
         return range(first, first + len(self.feed.gpus))
 
     @property
+    def local_part(self) -> slice:
+        """The same, as a part of the plan's axis of replicas."""
+        return slice(self.local_replicas.start, self.local_replicas.stop)
+
+    @property
     def samples(self) -> int:
         """Slices an epoch."""
         wanted = self.config.train.train_samples
@@ -200,12 +205,10 @@ def _precision(config: Config, devices: Devices) -> Iterator[None]:
 def _check_fit(config: Config, devices: Devices) -> None:
     batch, replicas = config.train.batch_size, devices.replicas
     if batch % replicas:
-        below = batch // replicas * replicas
-        nearest = " or ".join(str(size) for size in (below, below + replicas) if size)
         raise ConfigError(
             f"a batch of {batch} cannot be shared evenly by {replicas} replicas",
             where="--batch-size",
-            fix=f"choose {nearest}",
+            fix=f"choose {nearest_batches(batch, replicas)}",
         )
     if config.train.xla and replicas > 1:
         raise ConfigError("XLA holds on one device only", where="train.xla", fix="use --no-xla")

@@ -123,7 +123,12 @@ def _read_position(file: Path) -> tuple[Position, str]:
 
 def newest_state(checkpoints: Path) -> Path | None:
     """The checkpoint that got furthest; None where there is none."""
-    return max((path.parent for path in checkpoints.glob(f"epoch-*/{POSITION}")), default=None)
+    return max(_states(checkpoints), default=None)
+
+
+def _states(checkpoints: Path) -> list[Path]:
+    """The checkpoints, from the first to the furthest."""
+    return sorted(path.parent for path in checkpoints.glob(f"epoch-*/{POSITION}"))
 
 
 def thin_out(checkpoints: Path, keep: int) -> None:
@@ -131,7 +136,7 @@ def thin_out(checkpoints: Path, keep: int) -> None:
 
     The last one with evaluated weights stays as well.
     """
-    states = sorted(path.parent for path in checkpoints.glob(f"epoch-*/{POSITION}"))
+    states = _states(checkpoints)
     evaluated = [folder for folder in states if (folder / DESCRIPTION).is_file()]
     kept = {*states[-keep:], *evaluated[-1:]}
     for folder in checkpoints.iterdir():

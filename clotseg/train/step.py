@@ -134,10 +134,12 @@ class TrainStep:
         gradients = context.all_reduce(add_up, tape.gradient(objective, self._model.trainable_variables))
         if self._gradients:
             gradients = [sofar + new for sofar, new in zip(self._gradients, gradients, strict=True)]
-        statistics = _values(self._model.non_trainable_weights)
+        statistics: list[Tensor] = []
         if context.num_replicas_in_sync > 1:
-            statistics = context.all_reduce(tf.distribute.ReduceOp.MEAN, statistics)
-        gradients = [gradient / self._config.accumulate for gradient in gradients] if last else gradients
+            own = _values(self._model.non_trainable_weights)
+            statistics = context.all_reduce(tf.distribute.ReduceOp.MEAN, own)
+        if last and self._gradients:
+            gradients = [gradient / self._config.accumulate for gradient in gradients]
         norm = tf.linalg.global_norm(gradients)
         if last and self._config.clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, self._config.clip_norm, use_norm=norm)
@@ -154,9 +156,10 @@ class TrainStep:
     def _update(
         self, strategy: Strategy, gradients: list[Tensor], statistics: list[Tensor], *, last: bool
     ) -> None:
-        """Applies gradients that are the same on every replica."""
+        """Applies gradients, and statistics where there are several replicas; they are the same on each."""
         update = strategy.extended.update
-        for weight, value in zip(self._model.non_trainable_weights, statistics, strict=True):
+        averaged = self._model.non_trainable_weights if statistics else []
+        for weight, value in zip(averaged, statistics, strict=True):
             update(weight.value, lambda variable, new: variable.assign(new), args=(value,))
         if not last:
             for sofar, value in zip(self._gradients, gradients, strict=True):

@@ -1,16 +1,21 @@
 """Small networks, made batches, and what one CPU gives to train on."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clotseg.config import NetworkConfig, RuntimeConfig, SliceConfig
+from clotseg.config import NetworkConfig, RuntimeConfig, SliceConfig, load_config
+from clotseg.console import PlainProgress
+from clotseg.prep.stages import run_prep
+from clotseg.project import Project
 from clotseg.train.checkpoint import Description
 from clotseg.train.devices import Devices, open_devices
 from clotseg.train.records import EpochRow
 from clotseg.train.unet import build_unet
+from tests.conftest import copy_of
 
 ROW = EpochRow(
     epoch=1, loss=0.75, val_dice=0.125, learning_rate=5e-4, seconds=2.5, slices_per_s=20.0, waiting=0.25
@@ -59,3 +64,11 @@ def description(epoch: int = 1, val_dice: float = 0.5) -> Description:
     return Description(
         network=SMALL, slicing=SliceConfig(), size=SIZE, channels=2, epoch=epoch, val_dice=val_dice
     )
+
+
+def prepared_project(source: Project, folder: Path, settings: str) -> Project:
+    """A copy of a project that is ready to train on these settings, the text of a `clotseg.toml`."""
+    project = copy_of(source, folder)
+    project.config_file.write_text(settings)
+    run_prep(project, load_config(project.config_file), PlainProgress())
+    return project

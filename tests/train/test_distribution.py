@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -11,13 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clotseg.config import load_config
-from clotseg.console import PlainProgress
-from clotseg.prep.stages import run_prep
 from clotseg.project import Project, Run
 from clotseg.train.launch import free_ports, tf_config
 from clotseg.train.records import runs
 from tests.conftest import clotseg_command, run_clotseg
+from tests.train.conftest import prepared_project
 
 SETTINGS = """\
 [feed]
@@ -43,14 +40,6 @@ ALIKE = SETTINGS.format(
 LOCAL = SETTINGS.format(network="", train="")
 
 
-def project_of(source: Project, folder: Path, settings: str) -> Project:
-    shutil.copytree(source.root, folder)
-    project = Project(folder)
-    project.config_file.write_text(settings)
-    run_prep(project, load_config(project.config_file), PlainProgress())
-    return project
-
-
 def trained(project: Project, *arguments: object) -> Run:
     done = run_clotseg("-C", project.root, *arguments)
     assert done.returncode == 0, done.stderr
@@ -72,7 +61,7 @@ def losses_of(run: Run) -> list[float]:
 def test_one_replica_two_replicas_and_two_workers_follow_the_same_losses(
     sliced_project: Project, tmp_path: Path
 ) -> None:
-    project = project_of(sliced_project, tmp_path / "project", ALIKE)
+    project = prepared_project(sliced_project, tmp_path / "project", ALIKE)
     one = trained(project, "train")
     two = trained(project, "train", "--replicas", "2")
     workers = trained(project, "launch", "--workers", "2", "train")
@@ -92,7 +81,7 @@ def test_one_replica_two_replicas_and_two_workers_follow_the_same_losses(
 def test_two_workers_are_two_replicas_bit_for_bit_with_dropout_and_statistics_of_their_own(
     sliced_project: Project, tmp_path: Path
 ) -> None:
-    project = project_of(sliced_project, tmp_path / "project", LOCAL)
+    project = prepared_project(sliced_project, tmp_path / "project", LOCAL)
     two = trained(project, "train", "--replicas", "2")
     workers = trained(project, "launch", "--workers", "2", "train")
     for name, value in state_of(two).items():
@@ -106,7 +95,7 @@ def test_two_workers_are_two_replicas_bit_for_bit_with_dropout_and_statistics_of
 def test_a_worker_that_dies_ends_the_other_within_a_minute_and_the_run_goes_on(
     sliced_project: Project, tmp_path: Path
 ) -> None:
-    project = project_of(sliced_project, tmp_path / "project", LOCAL)
+    project = prepared_project(sliced_project, tmp_path / "project", LOCAL)
     whole = trained(project, "launch", "--workers", "2", "train")
     addresses = [f"localhost:{port}" for port in free_ports(2)]
     command = clotseg_command("-C", project.root, "train", "--checkpoint-minutes", "0.00001")
@@ -143,7 +132,7 @@ def test_a_worker_that_dies_ends_the_other_within_a_minute_and_the_run_goes_on(
 def test_a_worker_that_cannot_start_ends_the_launch_with_its_code(
     sliced_project: Project, tmp_path: Path
 ) -> None:
-    project = project_of(sliced_project, tmp_path / "project", LOCAL)
+    project = prepared_project(sliced_project, tmp_path / "project", LOCAL)
     done = run_clotseg("-C", project.root, "launch", "--workers", "2", "train", "--batch-size", "5")
     assert done.returncode == 2
     assert "a batch of 5 cannot be shared evenly by 2 replicas" in done.stderr

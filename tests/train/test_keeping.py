@@ -1,7 +1,6 @@
 """What training keeps when things go wrong: a full disk, a loss that is no number, a kill in mid-write."""
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from clotseg.train.checkpoint import find_checkpoint, load_checkpoint
 from clotseg.train.loop import train
 from clotseg.train.records import read_history, read_record, runs
 from clotseg.train.state import newest_state
-from tests.conftest import largest_file
+from tests.conftest import copy_of, largest_file
 
 REPOSITORY = Path(__file__).parents[2]
 SETTINGS = Config(
@@ -46,8 +45,7 @@ TOO_SMALL_BYTES = 20_000
 @pytest.fixture
 def project(sliced_project: Project, tmp_path: Path) -> Project:
     """A prepared project of its own."""
-    shutil.copytree(sliced_project.root, tmp_path / "project")
-    return Project(tmp_path / "project")
+    return copy_of(sliced_project, tmp_path / "project")
 
 
 class FullFor(PlainTrainingView):
@@ -82,7 +80,7 @@ def full_disk(request: pytest.FixtureRequest) -> Iterator[FullFor]:
 def test_with_a_full_disk_training_says_so_goes_on_and_writes_when_it_can(
     project: Project, full_disk: FullFor, tmp_path: Path
 ) -> None:
-    shutil.copytree(project.root, tmp_path / "other")
+    copied = copy_of(project, tmp_path / "other")
     result = train(project, SETTINGS, full_disk)
     refused = [text for text in full_disk.messages if text.startswith("could not save, training goes on")]
     assert len(refused) == 2, "epochs 2 and 3"
@@ -92,8 +90,8 @@ def test_with_a_full_disk_training_says_so_goes_on_and_writes_when_it_can(
         "epoch-0004-step-000000",
     ]
     assert len(read_history(run)) == 4
-    undisturbed = train(Project(tmp_path / "other"), SETTINGS, PlainTrainingView())
-    other = Run(tmp_path / "other" / undisturbed["run"])
+    undisturbed = train(copied, SETTINGS, PlainTrainingView())
+    other = Run(copied.root / undisturbed["run"])
     (best, said), (expected, expected_said) = (load_checkpoint(folder.best) for folder in (run, other))
     assert 1 < said.epoch == expected_said.epoch < 4, "the best weights were kept in memory"
     for one, same in zip(best.get_weights(), expected.get_weights(), strict=True):

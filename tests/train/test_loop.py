@@ -31,6 +31,7 @@ from clotseg.train.checkpoint import find_checkpoint, load_checkpoint
 from clotseg.train.loop import train, train_or_reuse, volume_dice
 from clotseg.train.optimizer import learning_rate
 from clotseg.train.session import input_size
+from tests.conftest import copy_of
 
 SETTINGS = Config(
     feed=FeedConfig(size=32),
@@ -56,11 +57,6 @@ SETTINGS = Config(
 )
 def test_dice_of_volumes_counted_by_hand(counts: list[tuple[int, int, int]], dice: float) -> None:
     assert volume_dice(np.array(counts, np.int64)) == pytest.approx(dice)
-
-
-def copy_of(project: Project, folder: Path) -> Project:
-    shutil.copytree(project.root, folder)
-    return Project(folder)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Stopping and going on: real processes, real signals, and the weights of a run that was never stopped."""
 
 import json
-import shutil
 import signal
 import subprocess
 import time
@@ -11,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from clotseg.config import load_config
-from clotseg.console import PlainProgress
 from clotseg.errors import ConfigError, DataError
-from clotseg.prep.stages import run_prep
 from clotseg.project import Project, Run
 from clotseg.train.records import runs
 from clotseg.train.resume import find_run, resumed_config
-from tests.conftest import clotseg_command, run_clotseg
+from tests.conftest import clotseg_command, copy_of, run_clotseg
+from tests.train.conftest import prepared_project
 
 SETTINGS = """\
 [feed]
@@ -43,16 +41,7 @@ LAST = "epoch-0004-step-000000"
 @pytest.fixture(scope="module")
 def prepared(sliced_project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project that is ready to train."""
-    folder = tmp_path_factory.mktemp("resume") / "project"
-    shutil.copytree(sliced_project.root, folder)
-    (folder / "clotseg.toml").write_text(SETTINGS)
-    run_prep(Project(folder), load_config(folder / "clotseg.toml"), PlainProgress())
-    return Project(folder)
-
-
-def copy_of(project: Project, folder: Path) -> Project:
-    shutil.copytree(project.root, folder)
-    return Project(folder)
+    return prepared_project(sliced_project, tmp_path_factory.mktemp("resume") / "project", SETTINGS)
 
 
 def kept(run: Run) -> dict[str, object]:
