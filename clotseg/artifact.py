@@ -70,13 +70,18 @@ def write_json(path: Path, value: object) -> None:
     write_file(path, _rendered(value).encode())
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes, *, temporary: Path | None = None) -> None:
     """Writes a file in one step: beside its place, flushed, renamed.
+
+    Args:
+        path: its place.
+        content: all of it.
+        temporary: what it is called until it is whole, in the same folder, where the name matters.
 
     Raises:
         EnvironmentProblem: the disk is full or refuses the write.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary or path.with_name(f".{path.name}.tmp")
     with writing(path):
         try:
             temporary.write_bytes(content)

@@ -23,6 +23,8 @@ from clotseg.project import Run
 
 SCALARS = ("loss", "val_dice", "learning_rate", "slices_per_s", "waiting", "seconds")
 EVENT_VERSION = "brain.Event:2"
+UNFINISHED = ".unfinished"
+"""What a file is called until it is whole; TensorBoard reads whatever has `tfevents` in its name."""
 
 TRUTH_COLOUR = (0, 220, 90)
 PREDICTION_COLOUR = (255, 60, 200)
@@ -48,9 +50,9 @@ class Events:
         with artifact.writing(self._folder):
             self._folder.mkdir(exist_ok=True)
             done = {row.epoch for row in history}
-            for file in self._folder.glob("*events.out.tfevents.*"):
-                # A file that begins with a dot is what a killed process was writing.
-                if file.name.startswith(".") or _epoch_of(file.name) not in done:
+            (self._folder / UNFINISHED).unlink(missing_ok=True)
+            for file in self._folder.glob("events.out.tfevents.*"):
+                if _epoch_of(file.name) not in done:
                     file.unlink()
         for row in history:
             if not (self._folder / _file_name(row.epoch, "scalars")).exists():
@@ -89,7 +91,8 @@ class Events:
             EnvironmentProblem: it is refused again.
         """
         for name in list(self._refused):
-            artifact.write_file(self._folder / name, self._refused[name])
+            unfinished = self._folder / UNFINISHED
+            artifact.write_file(self._folder / name, self._refused[name], temporary=unfinished)
             del self._refused[name]
 
     def _write(self, name: str, epoch: int, values: list[dict[str, Any]]) -> None:

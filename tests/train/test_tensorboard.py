@@ -1,5 +1,6 @@
 """Events as TensorFlow's own reader finds them, after good and bad ends; overlays, pixel by pixel."""
 
+import signal
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -119,6 +120,28 @@ def test_what_was_refused_last_is_written_at_the_end(run: Run) -> None:
         events.epoch(ROW)
     events.close()
     assert [step for step, _ in written(run)[0]["loss"]] == [1]
+
+
+DIE_BEFORE_THE_RENAME = """
+import os, signal, sys
+from pathlib import Path
+from clotseg.project import Run
+from clotseg.train.records import EpochRow
+from clotseg.train.tensorboard import Events
+events = Events(Run(Path(sys.argv[1])))
+sys.addaudithook(lambda event, _: event == "os.rename" and os.kill(os.getpid(), signal.SIGKILL))
+events.epoch(EpochRow(epoch=1, loss=1, val_dice=0.1, learning_rate=5e-4, seconds=2.5, slices_per_s=20.0,
+                      waiting=0.25))
+"""
+
+
+def test_an_unfinished_file_has_no_name_that_tensorboard_would_read(run: Run) -> None:
+    with start_python(DIE_BEFORE_THE_RENAME, run.folder) as writer:
+        assert writer.wait(60) == -signal.SIGKILL
+    (unfinished,) = run.tensorboard.iterdir()
+    assert "tfevents" not in unfinished.name  # tensorboard's IsTensorFlowEventsFile looks for nothing else
+    write_epochs(run, 1)
+    assert not unfinished.exists()
 
 
 WRITE_FOR_EVER = """
