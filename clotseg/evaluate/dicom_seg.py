@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from clotseg import __version__, artifact
 from clotseg.errors import ClotsegError, DataError, require_extra
-from clotseg.evaluate.dicom_series import Series, read_series
-from clotseg.evaluate.nifti import corners_apart_mm, read_nifti
+from clotseg.scans.dicom_series import Series, read_series
+from clotseg.scans.nifti import corners_apart_mm, read_nifti
 
 LARGEST_SHIFT_MM = 0.1
 """How far a corner of the mask may lie from the series' own; far below a pixel, far above what is rounded."""

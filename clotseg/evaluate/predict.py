@@ -20,12 +20,12 @@ from clotseg.console import Progress
 from clotseg.errors import CorruptArtifactError, DataError
 from clotseg.evaluate.clot import MEASUREMENT_COLUMNS, ClotMeasurement, measure_clots
 from clotseg.evaluate.infer import Predictor, Volumes, load_predictor
-from clotseg.evaluate.nifti import Affine, NiftiVolume, read_nifti, require_same_grid, write_nifti
 from clotseg.evaluate.operating_point import cut_in_force, find_point
 from clotseg.evaluate.patients import Patient, find_patients
 from clotseg.evaluate.segment import Cut, Segmentation, segment
 from clotseg.prep.cases import array_fault, hu_faults, open_volume
 from clotseg.prep.table import Spacing
+from clotseg.scans.nifti import Affine, NiftiVolume, read_nifti, require_same_grid, write_nifti
 from clotseg.train.checkpoint import find_checkpoint, read_description, run_of
 from clotseg.train.devices import open_devices
 

@@ -13,25 +13,26 @@ import clotseg
 ROOT = Path(clotseg.__file__).parent
 HEAVY = (
     *("tensorflow", "keras", "nvidia", "matplotlib", "albumentations", "scipy", "skimage", "nibabel"),
-    *("highdicom", "pydicom"),
+    *("highdicom", "pydicom", "SimpleITK"),
 )
 
 SHARED = ("errors", "recipes", "config", "project", "artifact", "quiet", "console", "telemetry", "dashboard")
 """What every package may use, each only from those before it."""
 
-STORY = ("prep", "dali", "train", "evaluate")
+STORY = ("prep", "scans", "dali", "train", "evaluate")
 """The packages in the order data passes through them."""
 
 MAY_IMPORT = {
     **{name: SHARED[:place] for place, name in enumerate(SHARED)},
     **{name: (*SHARED, *STORY[:place]) for place, name in enumerate(STORY)},
     "contact_sheet": (*SHARED, "prep", "dali"),
+    "importer": (*SHARED, "prep", "scans"),
     "phantom": SHARED,
     "doctor": SHARED,
     "__main__": ("cli",),
     "results": (*SHARED, "doctor"),
     "demo": (*SHARED, *STORY, "phantom"),
-    "cli": (*SHARED, *STORY, "phantom", "doctor", "results", "demo", "contact_sheet"),
+    "cli": (*SHARED, *STORY, "importer", "phantom", "doctor", "results", "demo", "contact_sheet"),
 }
 
 HEAVY_AT_MODULE_LEVEL = {
@@ -49,6 +50,8 @@ HEAVY_AT_MODULE_LEVEL = {
     "evaluate/metrics.py": {"scipy"},
     "evaluate/midplane.py": {"scipy"},
     "evaluate/surface.py": {"scipy"},
+    "importer/quality.py": {"scipy"},
+    "importer/registration.py": {"SimpleITK"},
     "phantom/geometry.py": {"scipy"},
 }
 """Modules that are all about one library; what uses them imports them late."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from clotseg.errors import ClotsegError, DataError
 from clotseg.evaluate.dicom_seg import write_segmentation
-from clotseg.evaluate.nifti import read_nifti, write_nifti
+from clotseg.scans.nifti import read_nifti, write_nifti
 from tests.conftest import contents, run_clotseg, shared_data, start_python
 
 highdicom = pytest.importorskip("highdicom", reason="needs the extra `dicom`")

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from clotseg.errors import DataError
-from clotseg.evaluate.nifti import read_nifti, require_same_grid, write_nifti
+from clotseg.scans.nifti import read_nifti, require_same_grid, write_nifti
 from tests.evaluate.conftest import nifti_pair
 
 AXES = ["PLS", "RAS", "LPS", "LAI", "SAR", "IRP"]
