@@ -5,10 +5,6 @@ the series' patient and study, as DICOM asks. Nothing that a file says of its pa
 message or an error: what pydicom and highdicom warn of, and what they raise, may quote it and is held back.
 """
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clotseg import __version__, artifact
-from clotseg.errors import ClotsegError, DataError, require_extra
+from clotseg.errors import DataError, require_extra
 from clotseg.scans.dicom_series import Series, read_series
 from clotseg.scans.nifti import corners_apart_mm, read_nifti
+from clotseg.scans.unheard import patient_unheard
 
 LARGEST_SHIFT_MM = 0.1
 """How far a corner of the mask may lie from the series' own; far below a pixel, far above what is rounded."""
@@ -52,7 +49,7 @@ def write_segmentation(*, mask: Path, series: Path, out: Path, overwrite: bool) 
         EnvironmentProblem: the extra `dicom` is not installed, or the disk refuses the write.
     """
     require_extra("dicom", ("highdicom", "pydicom"), where="dicom-seg")
-    with _patient_unheard(series):
+    with patient_unheard(series, purpose="used for a DICOM Segmentation"):
         _require_free(out, overwrite=overwrite)
         stack = read_series(series)
         inside = _on_grid(mask, stack)
@@ -67,27 +64,6 @@ def write_segmentation(*, mask: Path, series: Path, out: Path, overwrite: bool) 
         "slices_with_clot": int(inside.any(axis=(1, 2)).sum()),
         "voxels": int(inside.sum()),
     }
-
-
-@contextmanager
-def _patient_unheard(series: Path) -> Iterator[None]:
-    """Keeps what the DICOM libraries say to itself: their warnings and errors quote names and identifiers."""
-    logging_below = logging.root.manager.disable
-    logging.disable()
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    except (ClotsegError, MemoryError):
-        raise
-    except Exception as error:
-        raise DataError(
-            f"cannot be used for a DICOM Segmentation ({type(error).__name__}; what it says may name the "
-            "patient and is not shown)",
-            where=series,
-            fix="check the series with a DICOM validator, or export it again",
-        ) from None
-    finally:
-        logging.disable(logging_below)
 
 
 def _require_free(out: Path, *, overwrite: bool) -> None:

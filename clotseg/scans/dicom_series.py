@@ -52,6 +52,23 @@ class Series:
         return len(self.slices), int(self.slices[0].Rows), int(self.slices[0].Columns)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Found:
+    """The slices of one series, wherever they lie.
+
+    Attributes:
+        uid: SeriesInstanceUID.
+        headers: of its slices, without pixels, in no order; `filename` says where each was read.
+        folder: that holds them.
+        left_out: what else was found below the folder, and how often; never what it is called.
+    """
+
+    uid: str
+    headers: list[Dataset]
+    folder: Path
+    left_out: dict[str, int]
+
+
 def read_series(path: Path) -> Series:
     """Reads the headers below a folder and checks that the slices are one stack.
 
@@ -62,18 +79,32 @@ def read_series(path: Path) -> Series:
     Raises:
         DataError: there is no series, more than one and none is named, or it is no regular stack.
     """
+    found = find_series(path)
+    return _stacked(found)
+
+
+def find_series(path: Path) -> Found:
+    """Reads the headers below a folder, and picks the one series or the one that is named.
+
+    Args:
+        path: a folder, or `FOLDER#SeriesInstanceUID`. Localizers, Segmentations, and what is no DICOM image
+            with a place in a patient are left out and counted.
+
+    Raises:
+        DataError: there is no series, or more than one and none is named.
+    """
     folder, uid = _parted(path)
-    found = _by_series(folder)
+    found, left_out = _by_series(folder)
     listed = [f"{known}: {len(slices)} slices" for known, slices in sorted(found.items())]
     if not found:
         raise DataError("holds no DICOM slices with a place in a patient", where=folder)
     if uid is None and len(found) > 1:
-        fix = f"name one: `{folder.name}#SeriesInstanceUID`"
+        fix = "name one: `FOLDER#SeriesInstanceUID`"
         raise DataError(f"holds {len(found)} series", where=folder, details=listed, fix=fix)
     if uid is not None and uid not in found:
         raise DataError(f"holds no series {uid}", where=folder, details=listed, fix="name one of these")
     uid = next(iter(found)) if uid is None else uid
-    return _stacked(uid, found[uid], folder)
+    return Found(uid=uid, headers=found[uid], folder=folder, left_out=left_out)
 
 
 def _parted(path: Path) -> tuple[Path, str | None]:
@@ -85,61 +116,126 @@ def _parted(path: Path) -> tuple[Path, str | None]:
     return Path(folder), uid or None
 
 
-def _by_series(folder: Path) -> dict[str, list[Dataset]]:
+def _by_series(folder: Path) -> tuple[dict[str, list[Dataset]], dict[str, int]]:
+    """Headers of slices by series, and how much of what else there is."""
     import pydicom
 
     found: dict[str, list[Dataset]] = defaultdict(list)
+    left_out: dict[str, int] = defaultdict(int)
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         try:
             header = pydicom.dcmread(file, stop_before_pixels=True)
         except pydicom.errors.InvalidDicomError:
+            left_out["no DICOM"] += 1
             continue
-        if "Rows" in header and ("ImagePositionPatient" in header or _frames(header) > 1):
+        if reason := _no_slice(header):
+            left_out[reason] += 1
+        else:
             found[str(header.get("SeriesInstanceUID", "without a SeriesInstanceUID"))].append(header)
-    return {uid: headers for uid, headers in found.items() if not all(map(_is_segmentation, headers))}
+    return dict(found), dict(left_out)
+
+
+def _no_slice(header: Dataset) -> str | None:
+    """What a DICOM object is where it is no slice."""
+    if header.get("Modality") == "SEG":
+        return "Segmentation"
+    if "LOCALIZER" in str(header.get("ImageType", "")).upper():
+        return "localizer"
+    if "Rows" not in header or ("ImagePositionPatient" not in header and _frames(header) < 2):
+        return "DICOM without an image that has a place in a patient"
+    return None
 
 
 def _frames(header: Dataset) -> int:
     return int(header.get("NumberOfFrames") or 1)
 
 
-def _is_segmentation(header: Dataset) -> bool:
-    return bool(header.get("Modality") == "SEG")
+def refusal(found: Found, findings: list[str]) -> DataError:
+    """The error for a series that is no regular stack, by the names of what is wrong."""
+    return DataError(
+        f"series {found.uid} is no regular stack of slices",
+        where=found.folder,
+        details=findings,
+        fix="export the series again, whole and once, or have it reconstructed straight and evenly",
+    )
 
 
-def _stacked(uid: str, headers: list[Dataset], folder: Path) -> Series:
-    def refuse(findings: list[str]) -> DataError:
-        return DataError(
-            f"series {uid} is no regular stack of slices",
-            where=folder,
-            details=findings,
-            fix="export the series again, whole and once, or have it reconstructed straight and evenly",
-        )
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Ordered:
+    """Slices of one orientation, size and pixel spacing, in the order of their positions along the normal.
 
+    Attributes:
+        headers: of the slices.
+        places: float64 [slice, 3], centre of the first pixel of each, mm, LPS+.
+        axes: float64 [3, 3], rows: unit vectors along a growing column, a growing row, and the normal, LPS+.
+        pixel_mm: millimetres between columns and between rows.
+    """
+
+    headers: list[Dataset]
+    places: Floats
+    axes: Floats
+    pixel_mm: tuple[float, float]
+
+
+def in_order(found: Found, may_lack: tuple[str, ...] = MAY_BE_EMPTY) -> Ordered:
+    """Orders the slices of a series by their positions.
+
+    Raises:
+        DataError: it is a multi-frame object, or its slices lack or do not share what they must.
+    """
+    headers = found.headers
     if any(_frames(header) > 1 for header in headers):
-        raise refuse(["it is a multi-frame object; one file a slice is needed"])
+        raise refusal(found, ["it is a multi-frame object; one file a slice is needed"])
     for header in headers:
-        for name in MAY_BE_EMPTY:
+        for name in may_lack:
             if name not in header:
                 setattr(header, name, None)
     if findings := _not_one(headers):
-        raise refuse(findings)
+        raise refusal(found, findings)
     across, down = np.reshape(np.asarray(headers[0].ImageOrientationPatient, float), (2, 3))
-    normal = np.cross(across, down)
+    axes = np.array([across, down, np.cross(across, down)])
     places = np.array([header.ImagePositionPatient for header in headers], float)
-    order = np.argsort(places @ normal, kind="stable")
-    headers, places = [headers[place] for place in order], places[order]
-    if findings := _irregular(places, normal):
-        raise refuse(findings)
     between_rows, between_columns = map(float, headers[0].PixelSpacing)
+    if findings := _no_place(axes, places, (between_columns, between_rows)):
+        raise refusal(found, findings)
+    order = np.argsort(places @ axes[2], kind="stable")
+    return Ordered(
+        headers=[headers[place] for place in order],
+        places=places[order],
+        axes=axes,
+        pixel_mm=(between_columns, between_rows),
+    )
+
+
+def _no_place(axes: Floats, places: Floats, pixel_mm: tuple[float, float]) -> list[str]:
+    findings = []
+    if not np.allclose(axes @ axes.T, np.eye(3), atol=1e-3):
+        findings.append("ImageOrientationPatient is no two directions at right angles")
+    if not np.isfinite(places).all():
+        findings.append("ImagePositionPatient is no place")
+    if not (np.isfinite(pixel_mm).all() and min(pixel_mm) > 0):
+        findings.append("PixelSpacing is not above 0 mm")
+    return findings
+
+
+def _stacked(found: Found) -> Series:
+    ordered = in_order(found)
+    if findings := irregularities(ordered.places, ordered.axes[2]):
+        raise refusal(found, findings)
+    affine = stack_affine(ordered)
+    for header in ordered.headers:  # Some say another distance than their positions, and readers believe it.
+        header.SpacingBetweenSlices = round(float(np.linalg.norm(affine[:3, 2])), 6)
+    return Series(uid=found.uid, slices=ordered.headers, affine=affine[:, [2, 1, 0, 3]])
+
+
+def stack_affine(ordered: Ordered) -> Floats:
+    """The grid of a regular stack of at least two slices: 4×4, from (column, row, slice, 1) to mm, RAS+."""
+    places = ordered.places
     affine = np.eye(4)
-    affine[:3, 0] = (places[-1] - places[0]) / (len(places) - 1)
-    affine[:3, 1] = down * between_rows
-    affine[:3, 2] = across * between_columns
+    affine[:3, :2] = ordered.axes[:2].T * ordered.pixel_mm
+    affine[:3, 2] = (places[-1] - places[0]) / (len(places) - 1)
     affine[:3, 3] = places[0]
-    for header in headers:  # Some say another distance than their positions, and readers believe it.
-        header.SpacingBetweenSlices = round(float(np.linalg.norm(affine[:3, 0])), 6)
-    return Series(uid=uid, slices=headers, affine=RAS_FROM_LPS @ affine)
+    return np.asarray(RAS_FROM_LPS @ affine)
 
 
 def _not_one(headers: list[Dataset]) -> list[str]:
@@ -156,8 +252,16 @@ def _not_one(headers: list[Dataset]) -> list[str]:
     return [f"slices differ in {name}" for name in differing]
 
 
-def _irregular(places: Floats, normal: Floats) -> list[str]:
-    """What keeps positions, ordered along the normal, from being one straight and even stack; mm."""
+def irregularities(places: Floats, normal: Floats) -> list[str]:
+    """What keeps positions, ordered along the normal, from being one straight and even stack.
+
+    Args:
+        places: float64 [slice, 3], mm.
+        normal: float64 [3], of length 1.
+
+    Returns:
+        One text for each finding, with its measure; none for a regular stack.
+    """
     if len(places) < 2:
         return ["it has one slice; at least two are needed to know their distance"]
     steps = np.diff(places, axis=0)

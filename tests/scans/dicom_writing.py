@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,7 @@ def write_dicom_series(
     lps = LPS_FROM_RAS @ np.asarray(affine, float)
     headers = []
     for k in range(values.shape[2]):
-        header = pydicom.Dataset()
-        header.update(shared)
+        header = deepcopy(shared)
         header.SOPInstanceUID = pydicom.uid.generate_uid()
         header.InstanceNumber = values.shape[2] - k
         header.ImagePositionPatient = [_decimal(value) for value in lps[:3, 3] + k * lps[:3, 2]]
