@@ -84,6 +84,8 @@ def _shared(uid: str, affine: NDArray[np.float64], patient_name: str, patient_id
     shared.StudyID, shared.StudyDate, shared.StudyTime = "1", "20200101", "120000"
     shared.SeriesNumber, shared.AccessionNumber, shared.Manufacturer = 1, "", "none"
     shared.PositionReferenceIndicator, shared.ReferringPhysicianName = "", ""
+    normal = np.cross(across / spacing[1], down / spacing[0])
+    shared.SliceThickness = _decimal(abs(normal @ (LPS_FROM_RAS @ affine)[:3, 2]))
     shared.PixelSpacing = [_decimal(value) for value in spacing]
     shared.ImageOrientationPatient = [
         _decimal(value) for value in (*(across / spacing[1]), *(down / spacing[0]))
