@@ -5,11 +5,12 @@ it may be smaller than the series it was drawn on; beyond it nothing is marked.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from clotseg.errors import DataError, require_extra
-from clotseg.scans.dicom_series import RAS_FROM_LPS
+from clotseg.scans.dicom_series import RAS_FROM_LPS, no_slice
 from clotseg.scans.scan import Scan
 from clotseg.scans.unheard import patient_unheard
 
@@ -18,11 +19,12 @@ SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 AS_NIFTI = "give the mask as NIfTI"
 
 
-def read_dicom_seg(path: Path) -> Scan:
+def read_dicom_seg(path: Path, *, where: Path | None = None) -> Scan:
     """Reads a Segmentation.
 
     Args:
         path: its file.
+        where: what errors name instead of the file, where its name was not given by the user.
 
     Returns:
         0 and 1, uint8 [column, row, slice], slices along the normal of the image plane. Slices that the
@@ -32,39 +34,54 @@ def read_dicom_seg(path: Path) -> Scan:
         DataError: it is no Segmentation, one of fractions, or its frames are no regular stack.
         EnvironmentProblem: the extra `dicom` is not installed.
     """
-    require_extra("dicom", ("highdicom", "pydicom"), where=path)
-    with patient_unheard(path, purpose="read as a DICOM Segmentation"):
-        return _read(path)
+    where = where or path
+    require_extra("dicom", ("highdicom", "pydicom"), where=where)
+    with patient_unheard(where, purpose="read as a DICOM Segmentation"):
+        return _read(path, where)
 
 
-def is_dicom_seg(path: Path) -> bool:
-    """Whether a file is a DICOM Segmentation, by its header.
+def find_dicom_seg(folder: Path) -> Path | None:
+    """The one Segmentation below a folder; None where there is none, several, or slices beside it.
 
     Raises:
-        DataError: the header cannot be read.
+        DataError: a file cannot be read.
         EnvironmentProblem: the extra `dicom` is not installed.
     """
-    require_extra("dicom", ("pydicom",), where=path)
+    require_extra("dicom", ("pydicom",), where=folder)
+    found = []
+    with patient_unheard(folder, purpose="read as DICOM"):
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            header = _header(file)
+            if header is None:
+                continue
+            if header.get("SOPClassUID") in SEGMENTATIONS:
+                found.append(file)
+            elif no_slice(header) is None:
+                return None
+    return found[0] if len(found) == 1 else None
+
+
+def _header(path: Path) -> Any:
+    """A file's DICOM header, None where it has none."""
     import pydicom
 
-    with patient_unheard(path, purpose="read as DICOM"):
-        try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"])
-        except pydicom.errors.InvalidDicomError:
-            return False
-        return header.get("SOPClassUID") in SEGMENTATIONS
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=True)
+    except pydicom.errors.InvalidDicomError:
+        return None
 
 
-def _read(path: Path) -> Scan:
+def _read(path: Path, where: Path) -> Scan:
     import highdicom
 
-    if not is_dicom_seg(path):
-        raise DataError("is no DICOM Segmentation", where=path, fix="give a Segmentation or a NIfTI mask")
+    header = _header(path)
+    if header is None or header.get("SOPClassUID") not in SEGMENTATIONS:
+        raise DataError("is no DICOM Segmentation", where=where, fix="give a Segmentation or a NIfTI mask")
     segmentation = highdicom.seg.segread(path)
     if segmentation.segmentation_type == highdicom.seg.SegmentationTypeValues.FRACTIONAL:
-        raise DataError("is a Segmentation of fractions; a binary one is needed", where=path, fix=AS_NIFTI)
+        raise DataError("is a Segmentation of fractions; a binary one is needed", where=where, fix=AS_NIFTI)
     if segmentation.get_volume_geometry(allow_missing_positions=True) is None:
-        raise DataError("has frames that are no regular stack of slices", where=path, fix=AS_NIFTI)
+        raise DataError("has frames that are no regular stack of slices", where=where, fix=AS_NIFTI)
     volume = segmentation.get_volume(
         combine_segments=True, skip_overlap_checks=True, allow_missing_positions=True
     )

@@ -5,6 +5,7 @@ say. What is given is one regular stack: one orientation, size and pixel spacing
 straight above each other. Anything else is refused by name, since no voxel grid could stand for it.
 """
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,14 +129,20 @@ def _by_series(folder: Path) -> tuple[dict[str, list[Dataset]], dict[str, int]]:
         except pydicom.errors.InvalidDicomError:
             left_out["no DICOM"] += 1
             continue
-        if reason := _no_slice(header):
+        if reason := no_slice(header):
             left_out[reason] += 1
         else:
-            found[str(header.get("SeriesInstanceUID", "without a SeriesInstanceUID"))].append(header)
+            found[_uid(header)].append(header)
     return dict(found), dict(left_out)
 
 
-def _no_slice(header: Dataset) -> str | None:
+def _uid(header: Dataset) -> str:
+    """SeriesInstanceUID; it is told to the user, and so must be one."""
+    uid = str(header.get("SeriesInstanceUID", ""))
+    return uid if re.fullmatch("[0-9.]{1,64}", uid) else "without a valid SeriesInstanceUID"
+
+
+def no_slice(header: Dataset) -> str | None:
     """What a DICOM object is where it is no slice."""
     if header.get("Modality") == "SEG":
         return "Segmentation"

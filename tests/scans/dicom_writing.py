@@ -60,7 +60,8 @@ def write_dicom_series(
         header.Columns, header.Rows = values.shape[:2]
         header.PixelData = np.ascontiguousarray(values[:, :, k].T).astype("<i2").tobytes()
         headers.append(header)
-    change(headers)
+    with warnings.catch_warnings(action="ignore"):  # of values that are against the rules on purpose
+        change(headers)
     folder.mkdir(parents=True, exist_ok=True)
     for number, header in enumerate(headers):
         with warnings.catch_warnings(action="ignore"):
