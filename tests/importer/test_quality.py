@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from scipy.ndimage import shift
 
@@ -13,6 +14,7 @@ from clotseg.importer.quality import Check, check_case, check_registration, verd
 from clotseg.importer.registration import Registration
 from clotseg.phantom.case import make_case
 from clotseg.phantom.geometry import Grid
+from tests.conftest import shared_data
 from tests.importer.head_scans import Array, head_volumes, rigid_motion, scanned
 
 GRID = Grid((96, 96, 24))
@@ -88,6 +90,18 @@ def test_an_ncct_left_where_the_patient_moved_is_found(real_case: Case) -> None:
     away = scanned(random, ncct, to_voxels, ncct.shape, scale, noise_hu=1.0)
     checks = replace(real_case, ncct=away.values).checks()
     assert checks["brain on brain"].verdict == "fail"
+
+
+def test_bone_of_a_real_ncct_is_not_taken_for_contrast() -> None:
+    """Slices of 4 to 7 mm fill much of their bone by half, and that is as bright as contrast."""
+    headers = [pydicom.dcmread(file) for file in shared_data("head_ct_ge_tilted").rglob("*.dcm")]
+    headers.sort(key=lambda header: header.ImagePositionPatient[2])
+    stored = np.stack([header.pixel_array for header in headers], axis=2).astype(np.float32)
+    hu = np.maximum(stored * headers[0].RescaleSlope + headers[0].RescaleIntercept, -1000)
+    row_mm, column_mm = (float(spacing) for spacing in headers[0].PixelSpacing)
+    checks = Case(cta=hu, ncct=hu, mask=None, spacing_mm=(row_mm, column_mm, 5.0)).checks()
+    assert (checks["NCCT in HU"].verdict, checks["NCCT has none"].verdict) == ("pass", "pass")
+    assert checks["CTA has contrast"].verdict == "fail"
 
 
 def windowed(values: Array) -> Array:
