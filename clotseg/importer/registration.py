@@ -33,6 +33,8 @@ BACKGROUND_SHARE = 0.2
 """A value that so many voxels of a volume without air have is what was put around a stripped brain."""
 BINS = 48
 LEVELS_MM = (4.0, 2.0, 1.5)
+JUDGE = 1
+"""The level that compares what was found: what looks best at 4 mm need not be, and the finest is slow."""
 SAMPLES = (12_000, 40_000, 80_000)
 STEPS_MM = ((4.0, 0.1), (1.0, 0.02), (0.3, 0.01))
 ITERATIONS = (200, 150, 80)
@@ -151,7 +153,9 @@ def register_atlas(fixed: Scan, atlas: Scan, *, seed: int = 0) -> Registration:
     middle = _centre_of(pair.fixed_head)
     size = np.cbrt(_volume_mm3(pair.moving_head) / max(_volume_mm3(pair.fixed_head), 1.0))
     starts = []
-    for scale in sorted({1.0, float(np.clip(size, 0.7, 1.4))}):
+    # Two starts that are all but the same would arrive at the same place.
+    scales = [1.0] if abs(size - 1) < 0.03 else [1.0, float(np.clip(size, 0.7, 1.4))]
+    for scale in scales:
         start = sitk.AffineTransform(3)
         start.SetMatrix((np.eye(3) * scale).ravel().tolist())
         start.SetCenter(middle.tolist())
@@ -168,6 +172,14 @@ class _Pair:
     moving: sitk.Image
     fixed_head: sitk.Image
     moving_head: sitk.Image
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Found:
+    """A transform of LPS points, and the mutual information it gives, in nats."""
+
+    transform: sitk.Transform
+    similarity: float
 
 
 @contextmanager
@@ -188,35 +200,31 @@ def _one_thread() -> Iterator[None]:
 def _register(pair: _Pair, starts: Sequence[sitk.Transform], seed: int) -> Registration:
     """Optimises every start on the coarsest level, and the best of them on the others."""
     levels = [_level(pair, number) for number in range(len(LEVELS_MM))]
-    tried = [end for start in starts for end in _optimise(levels[0], start, seed)]
-    # The finest level judges: what looks best at 4 mm need not be.
-    tried = [transform for transform in tried if _similarity(levels[-1], transform, seed) > 0]
-    if not tried:
+    judge = levels[JUDGE]
+    tried = [_judged(judge, end) for start in starts for end in _optimise(levels[0], start, seed)]
+    best = max(tried, key=lambda found: found.similarity, default=_Found(transform=None, similarity=0.0))
+    if not best.similarity:
         raise DataError(
             "the two scans cannot be brought together: they show nothing in common",
             fix="check that both are scans of the head of one patient",
         )
-    best = max(tried, key=lambda transform: _similarity(levels[-1], transform, seed))
     for level in levels[1:]:
-        best = _climb(level, levels[-1], best, seed)
+        best = _climb(level, judge, best, seed)
     return Registration(
-        fixed_to_moving=_ras_matrix(best),
-        similarity_before=_similarity(levels[-1], sitk.Euler3DTransform(), seed),
-        similarity_after=_similarity(levels[-1], best, seed),
-        heads_overlap=_heads_overlap(pair, best),
+        fixed_to_moving=_ras_matrix(best.transform),
+        similarity_before=_judged(judge, sitk.Euler3DTransform()).similarity,
+        similarity_after=best.similarity,
+        heads_overlap=_heads_overlap(pair, best.transform),
     )
 
 
-def _climb(level: _Level, judge: _Level, start: sitk.Transform, seed: int) -> sitk.Transform:
+def _climb(level: _Level, judge: _Level, start: _Found, seed: int) -> _Found:
     """Optimises again from where it arrived, with long steps anew, until that brings nothing more."""
-    best, similarity = start, _similarity(judge, start, seed)
+    best = start
     for _ in range(MOST_CLIMBS):
-        (end,) = _optimise(level, best, seed) or (best,)
-        reached = _similarity(judge, end, seed)
-        gain = reached - similarity
-        if gain > 0:
-            best, similarity = end, reached
-        if gain < SMALLEST_GAIN:
+        reached = [_judged(judge, end) for end in _optimise(level, best.transform, seed)]
+        before, best = best, max([best, *reached], key=lambda found: found.similarity)
+        if best.similarity - before.similarity < SMALLEST_GAIN:
             break
     return best
 
@@ -241,14 +249,9 @@ def _level(pair: _Pair, number: int) -> _Level:
     )
 
 
-def _method(level: _Level, seed: int) -> sitk.ImageRegistrationMethod:
-    """The measure, with nothing to optimise it yet."""
+def _measure(level: _Level) -> sitk.ImageRegistrationMethod:
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(BINS)
-    method.SetMetricSamplingStrategy(method.RANDOM)
-    share = min(1.0, level.samples / level.fixed.GetNumberOfPixels())
-    # SimpleITK takes seed 0 for the clock.
-    method.SetMetricSamplingPercentage(share, seed + 1)
     method.SetMetricFixedMask(level.region)
     method.SetInterpolator(sitk.sitkLinear)
     return method
@@ -256,7 +259,11 @@ def _method(level: _Level, seed: int) -> sitk.ImageRegistrationMethod:
 
 def _optimise(level: _Level, start: sitk.Transform, seed: int) -> list[sitk.Transform]:
     """Where the optimiser arrives; nothing where the scans do not meet from this start."""
-    method = _method(level, seed)
+    method = _measure(level)
+    method.SetMetricSamplingStrategy(method.RANDOM)
+    share = min(1.0, level.samples / level.fixed.GetNumberOfPixels())
+    # SimpleITK takes seed 0 for the clock.
+    method.SetMetricSamplingPercentage(share, seed + 1)
     method.SetOptimizerAsRegularStepGradientDescent(
         learningRate=level.longest_step_mm,
         minStep=level.shortest_step_mm,
@@ -275,14 +282,15 @@ def _optimise(level: _Level, start: sitk.Transform, seed: int) -> list[sitk.Tran
     return [end]
 
 
-def _similarity(level: _Level, transform: sitk.Transform, seed: int) -> float:
-    """Mutual information in nats, 0 where the scans do not meet."""
-    method = _method(level, seed)
+def _judged(level: _Level, transform: sitk.Transform) -> _Found:
+    """The transform with its mutual information over all voxels, 0 where the scans do not meet."""
+    method = _measure(level)
     method.SetInitialTransform(transform)
     try:
-        return max(0.0, -float(method.MetricEvaluate(level.fixed, level.moving)))
+        similarity = max(0.0, -float(method.MetricEvaluate(level.fixed, level.moving)))
     except RuntimeError:
-        return 0.0
+        similarity = 0.0
+    return _Found(transform=transform, similarity=similarity)
 
 
 def head_of(scan: Scan) -> NDArray[np.bool_]:

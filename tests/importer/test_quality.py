@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from scipy.ndimage import shift
 
@@ -13,7 +14,8 @@ from clotseg.importer.quality import Check, check_case, check_registration, verd
 from clotseg.importer.registration import Registration
 from clotseg.phantom.case import make_case
 from clotseg.phantom.geometry import Grid
-from tests.importer.head_scans import Array, head_volumes
+from tests.conftest import shared_data
+from tests.importer.head_scans import Array, head_volumes, rigid_motion, scanned
 
 GRID = Grid((96, 96, 24))
 GOOD = Registration(
@@ -60,14 +62,46 @@ def test_a_phantom_passes(seed: int) -> None:
     assert doubts <= ({"mask"} if not made.mask.any() else set()), checks
 
 
-@pytest.mark.parametrize("skull", [False, True], ids=["stripped", "in a skull"])
-def test_a_real_brain_with_simulated_arteries_passes(atlas: Path, skull: bool) -> None:
-    cta, ncct, _ = head_volumes(atlas, np.random.default_rng(1), skull=skull)
-    case = Case(cta=cta, ncct=ncct, mask=None, spacing_mm=(1.0, 1.0, 1.0))
-    checks = case.checks()
+@pytest.fixture(scope="module", params=[False, True], ids=["stripped", "in a skull"])
+def real_case(request: pytest.FixtureRequest, atlas: Path) -> Case:
+    """A real brain with simulated arteries at 2 mm, with a little noise."""
+    random = np.random.default_rng(1)
+    cta, ncct, _ = (volume[::2, ::2, ::2] for volume in head_volumes(atlas, random, skull=request.param))
+    cta, ncct = (volume + random.normal(0, sd, volume.shape) for volume, sd in ((cta, 10), (ncct, 4)))
+    return Case(cta=cta, ncct=ncct, mask=None, spacing_mm=(2.0, 2.0, 2.0))
+
+
+def test_a_real_brain_with_simulated_arteries_passes(real_case: Case) -> None:
+    checks = real_case.checks()
     assert verdict_of(checks.values()) == "pass", checks
-    swapped = replace(case, cta=ncct, ncct=cta).checks()
-    assert "swapped" in swapped["modalities"].why
+
+
+def test_a_real_brain_under_the_wrong_name_is_found(real_case: Case) -> None:
+    checks = replace(real_case, cta=real_case.ncct, ncct=real_case.cta).checks()
+    assert "swapped" in checks["modalities"].why
+
+
+def test_an_ncct_left_where_the_patient_moved_is_found(real_case: Case) -> None:
+    """By 15° and 15 mm, though the registration says that all went well."""
+    ncct, scale = real_case.ncct.astype(np.float32), np.diag([2.0, 2.0, 2.0, 1.0])
+    random = np.random.default_rng(2)
+    motion = rigid_motion(random, np.array(ncct.shape, float), angle_deg=15, shift_mm=15)
+    to_voxels = np.linalg.inv(scale) @ np.linalg.inv(motion)
+    away = scanned(random, ncct, to_voxels, ncct.shape, scale, noise_hu=1.0)
+    checks = replace(real_case, ncct=away.values).checks()
+    assert checks["brain on brain"].verdict == "fail"
+
+
+def test_bone_of_a_real_ncct_is_not_taken_for_contrast() -> None:
+    """Slices of 4 to 7 mm fill much of their bone by half, and that is as bright as contrast."""
+    headers = [pydicom.dcmread(file) for file in shared_data("head_ct_ge_tilted").rglob("*.dcm")]
+    headers.sort(key=lambda header: header.ImagePositionPatient[2])
+    stored = np.stack([header.pixel_array for header in headers], axis=2).astype(np.float32)
+    hu = np.maximum(stored * headers[0].RescaleSlope + headers[0].RescaleIntercept, -1000)
+    row_mm, column_mm = (float(spacing) for spacing in headers[0].PixelSpacing)
+    checks = Case(cta=hu, ncct=hu, mask=None, spacing_mm=(row_mm, column_mm, 5.0)).checks()
+    assert (checks["NCCT in HU"].verdict, checks["NCCT has none"].verdict) == ("pass", "pass")
+    assert checks["CTA has contrast"].verdict == "fail"
 
 
 def windowed(values: Array) -> Array:

@@ -59,11 +59,10 @@ def threads_restored() -> Iterator[None]:
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_motion_of_a_thin_slab_is_found(seed: int) -> None:
+def test_a_motion_of_a_thin_slab_is_found() -> None:
     """Against the same slab unmoved: a phantom's NCCT is off by up to a millimetre from the start."""
-    cta, ncct = phantom_pair(seed)
-    motion = rigid_motion(np.random.default_rng(seed), np.zeros(3), angle_deg=5, shift_mm=4)
+    cta, ncct = phantom_pair(0)
+    motion = rigid_motion(np.random.default_rng(0), np.zeros(3), angle_deg=5, shift_mm=4)
     unmoved = register_rigid(cta, ncct).fixed_to_moving
     found = register_rigid(cta, moved(ncct, motion))
     points_mm = brain_points(ncct)
@@ -71,16 +70,13 @@ def test_a_motion_of_a_thin_slab_is_found(seed: int) -> None:
     assert displacement_mm(found.fixed_to_moving, motion @ unmoved, points_mm) < 0.5 * GRID.spacing_mm[0]
     assert found.similarity_after > found.similarity_before + 0.1
     assert found.heads_overlap > 0.9
-
-
-def test_the_matrix_is_a_rigid_motion() -> None:
-    found = register_rigid(*phantom_pair(2)).fixed_to_moving
-    turn = found[:3, :3]
-    np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-9)
+    turn = found.fixed_to_moving[:3, :3]
+    np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-9, err_msg="not rigid")
     assert np.linalg.det(turn) == pytest.approx(1)
-    np.testing.assert_array_equal(found[3], [0, 0, 0, 1])
+    np.testing.assert_array_equal(found.fixed_to_moving[3], [0, 0, 0, 1])
 
 
+@pytest.mark.slow
 def test_neither_threads_nor_repeats_change_a_bit(threads_restored: None) -> None:
     cta, ncct = phantom_pair(3)
     results = []
@@ -91,6 +87,7 @@ def test_neither_threads_nor_repeats_change_a_bit(threads_restored: None) -> Non
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
 def test_a_frame_far_away_is_no_obstacle() -> None:
     """Scanners put the origin where they like: headers that do not meet tell nothing of the head."""
     cta, ncct = phantom_pair(4)
