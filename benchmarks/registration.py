@@ -21,7 +21,6 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from clotseg.importer.quality import check_registration, verdict_of
-
 from clotseg.importer.registration import register_atlas, register_rigid
 from clotseg.scans.scan import Scan
 from tests.importer.head_scans import displacement_mm, head_pair

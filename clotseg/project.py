@@ -34,6 +34,16 @@ class Project:
         return self.root / "DL_vol_files" / "cases.csv"
 
     @property
+    def imported(self) -> Path:
+        """A folder a case that `clotseg import` made: how it was made, and what it looked like."""
+        return self.root / "DL_vol_files" / "import"
+
+    @property
+    def import_page(self) -> Path:
+        """What `clotseg import` did, case by case, with pictures."""
+        return self.root / "import.html"
+
+    @property
     def config_file(self) -> Path:
         """Optional settings of this project."""
         return self.root / "clotseg.toml"

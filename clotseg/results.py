@@ -19,6 +19,24 @@ def print_result(result: RenderableType) -> None:
     Console().print(result)
 
 
+def import_table(result: dict[str, Any]) -> RenderableType:
+    """What `run_import` returned; problems are told on stderr."""
+    table = _table("case", "state", "checks", "seconds")
+    for case in result["cases"]:
+        table.add_row(case["case"], case["state"], case["verdict"] or "–", f"{case['seconds']:.1f}")
+    notices = [Text(f"{case['case']}: {notice}") for case in result["cases"] for notice in case["notices"]]
+    return Group(table, *notices, _facts({"page": result["page"]}))
+
+
+def import_plan_table(result: dict[str, Any]) -> RenderableType:
+    """What `plan_import` returned: what each case was understood to be made of."""
+    table = _table("case", "patient", "site", "CTA", "NCCT", "mask")
+    for case in result["cases"]:
+        texts = (case[name] or "–" for name in ("case", "patient", "site", "cta", "ncct", "mask"))
+        table.add_row(*texts)
+    return Group(table, *map(Text, result["notices"]))
+
+
 def prep_table(result: dict[str, Any]) -> RenderableType:
     """What `run_prep` returned."""
     table = _table("cohort", "cases", "slices", "shards")

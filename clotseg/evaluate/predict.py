@@ -26,10 +26,11 @@ from clotseg.evaluate.segment import Cut, Segmentation, segment
 from clotseg.prep.cases import array_fault, hu_faults, open_volume
 from clotseg.prep.table import Spacing
 from clotseg.scans.nifti import Affine, NiftiVolume, read_nifti, require_same_grid, write_nifti
+from clotseg.scans.origin import Origin, read_origin
 from clotseg.train.checkpoint import find_checkpoint, read_description, run_of
 from clotseg.train.devices import open_devices
 
-PREDICT_CODE_VERSION = 1
+PREDICT_CODE_VERSION = 2
 TABLE = "predictions.csv"
 COLUMNS = ("case", "clots", "doubt", "spread", *MEASUREMENT_COLUMNS)
 
@@ -43,12 +44,14 @@ class OpenedPatient:
         spacing_mm: of these axes, None where it is not known.
         affine: from these axes to the patient, None where it is not known.
         stored: the volume whose grid NIfTI results are written on; None for .npy.
+        origin: the way back to the scan, of an imported case.
     """
 
     volumes: Volumes
     spacing_mm: Spacing | None
     affine: Affine | None
     stored: NiftiVolume | None
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -208,6 +211,8 @@ def predict_one(
         return "reused", artifact.require_manifest(target, fix="use --overwrite")
     _require_free(target, key, overwrite=overwrite)
     opened = _open(patient)
+    if opened.origin is not None and opened.origin.cta_sha256 != inputs["cta"]:
+        raise DataError("is not the volume that was imported", fix="run `clotseg import` again")
     found = segment(networks.predictor(), opened.volumes, networks.cut)
     facts = {
         "clots": [clot.as_row() for clot in _measure(opened, found)],
@@ -277,6 +282,7 @@ def _open(patient: Patient) -> OpenedPatient:
 
 
 def _open_npy(patient: Patient) -> OpenedPatient:
+    origin = None if patient.cta is None else read_origin(patient.cta)
     return OpenedPatient(
         volumes=Volumes(
             name=patient.name,
@@ -284,8 +290,9 @@ def _open_npy(patient: Patient) -> OpenedPatient:
             ncct=None if patient.ncct is None else open_volume(patient.ncct),
         ),
         spacing_mm=patient.spacing_mm,
-        affine=None,
+        affine=None if origin is None else origin.case.affine,
         stored=None,
+        origin=origin,
     )
 
 
@@ -320,10 +327,26 @@ def _write_volumes(folder: Path, name: str, opened: OpenedPatient, found: Segmen
     if opened.stored is None:
         np.save(folder / f"{name}_pred.npy", found.predicted)
         np.save(folder / f"{name}_prob.npy", found.probability)
-        return [f"{name}_pred.npy", f"{name}_prob.npy"]
+        names = [f"{name}_pred.npy", f"{name}_prob.npy"]
+        if opened.origin is not None:
+            names += _write_on_scan(folder, name, opened.origin, found)
+        return names
     write_nifti(folder / f"{name}_pred.nii.gz", found.predicted, opened.stored)
     write_nifti(folder / f"{name}_prob.nii.gz", found.probability.astype(np.float32), opened.stored)
     return [f"{name}_pred.nii.gz", f"{name}_prob.nii.gz"]
+
+
+def _write_on_scan(folder: Path, name: str, origin: Origin, found: Segmentation) -> list[str]:
+    """Mask and probability on the grid of the CTA that the case was imported from; the names of the files."""
+    import nibabel
+
+    back = {
+        f"{name}_pred_on_cta.nii.gz": origin.mask_back(found.predicted),
+        f"{name}_prob_on_cta.nii.gz": origin.probability_back(found.probability),
+    }
+    for file, values in back.items():
+        nibabel.Nifti1Image(values, origin.cta.affine).to_filename(folder / file)
+    return list(back)
 
 
 def _write_table(out: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from clotseg.errors import DataError
 from clotseg.scans.dicom_mask import find_dicom_seg, read_dicom_seg
 from clotseg.scans.dicom_volume import LOWEST_HU, Irregular, read_dicom, series_files
-from clotseg.scans.nifti import read_nifti
+from clotseg.scans.nifti import along_stored_axes, read_nifti
 from clotseg.scans.scan import Scan
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
@@ -25,8 +25,8 @@ def read_source(source: Path, *, irregular: Irregular) -> tuple[Scan, list[str]]
         irregular: whether a DICOM stack that leans or has uneven gaps is corrected or refused.
 
     Returns:
-        HU, float32, along [row, column, slice] to the back, the left and the head for a NIfTI, [column, row,
-        slice] of the series for DICOM; and notices of what was left out or corrected.
+        HU, float32, along the axes a NIfTI is stored along, [column, row, slice] of the series for DICOM; and
+        notices of what was left out or corrected.
 
     Raises:
         DataError: it cannot be read, or is not what it must be; see `read_dicom` and `read_nifti`.
@@ -38,7 +38,8 @@ def read_source(source: Path, *, irregular: Irregular) -> tuple[Scan, list[str]]
     hu = np.asarray(volume.hu, np.float32)
     if not np.isfinite(hu).all():
         raise DataError("holds values that are no number", where=source.name, fix="export it again")
-    return Scan(values=np.maximum(hu, np.float32(LOWEST_HU)), affine=volume.affine), []
+    hu = along_stored_axes(np.maximum(hu, np.float32(LOWEST_HU)), volume.stored)
+    return Scan(values=hu, affine=np.asarray(volume.stored.affine, np.float64)), []
 
 
 def read_mask(source: Path) -> Scan:

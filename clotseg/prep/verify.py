@@ -178,7 +178,7 @@ def require_something(result: dict[str, Any], where: Path) -> None:
 
 def _artifacts(project: Project, below: tuple[Path, ...] | None) -> Iterator[Path]:
     """Folders to verify, in the order data passes through them."""
-    places: list[Path] = []
+    places = sorted(project.imported.glob("[!.]*/"))
     if project.original.exists() or project.sliced.exists():
         places.append(project.original)
     if project.sliced.exists():
@@ -203,8 +203,10 @@ def _verify_folder(check: _Check, folder: Path) -> None:
     if manifest is None:
         return
     try:
+        # An imported case lies in the project's input folders, its manifest beside them.
+        base = check.project.root if manifest["stage"] == "import" else folder
         for name, entry in manifest["outputs"].items():
-            check.file(folder / name, entry["bytes"], entry["sha256"])
+            check.file(base / name, entry["bytes"], entry["sha256"])
         if folder == check.project.original:
             _verify_split(check, folder, manifest)
         if manifest["stage"] == "slice":

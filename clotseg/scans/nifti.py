@@ -79,6 +79,16 @@ def read_nifti(path: Path) -> NiftiVolume:
     )
 
 
+def along_stored_axes(values: NDArray[Any], stored: Image) -> NDArray[Any]:
+    """Values of the network's axes along the axes of a stored image."""
+    from nibabel import orientations
+
+    turn = orientations.ornt_transform(
+        orientations.axcodes2ornt(NETWORK_AXES), orientations.io_orientation(stored.affine)
+    )
+    return np.asarray(orientations.apply_orientation(values, turn))
+
+
 def _values(image: Image) -> Volume:
     """What is stored, as it is; as float32 where a slope or an intercept is to be applied."""
     proxy = image.dataobj
@@ -124,17 +134,12 @@ def write_nifti(path: Path, values: NDArray[Any], like: NiftiVolume) -> None:
         values: [row, column, slice] of `like.hu`'s shape; uint8 or float32.
         like: whose grid it is.
     """
-    from nibabel import orientations
-
     stored = like.stored
-    turn = orientations.ornt_transform(
-        orientations.axcodes2ornt(NETWORK_AXES), orientations.io_orientation(stored.affine)
-    )
     header = stored.header.copy()
     header.extensions.clear()  # They describe the scan, and may name the patient.
     header.set_data_dtype(values.dtype)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
     header["descrip"] = b""
-    native = np.ascontiguousarray(orientations.apply_orientation(values, turn))
+    native = np.ascontiguousarray(along_stored_axes(values, stored))
     type(stored)(native, stored.affine, header).to_filename(path)
