@@ -58,6 +58,9 @@ def import_(
 ) -> None:
     """Make cases of scans, NIfTI or DICOM: register, crop, resample, and show what was done."""
     root = context.obj.root
+    place = (
+        root / source
+    ).resolve()  # The project may not be there yet, and `..` leads nowhere from it then.
     config = load(context.obj, {"runtime.workers": workers, "runtime.dask": dask}, print_only=False)
     from clotseg.console import open_progress
     from clotseg.importer.importing import plan_import, require_all, run_import
@@ -73,8 +76,8 @@ def import_(
         seed=seed,
     )
     if dry_run:
-        show(plan_import(root / source, settings), import_plan_table, as_json=as_json)
+        show(plan_import(place, settings), import_plan_table, as_json=as_json)
         return
-    result = run_import(context.obj, root / source, settings, config.runtime, open_progress())
+    result = run_import(context.obj, place, settings, config.runtime, open_progress())
     show(result, import_table, as_json=as_json)
     require_all(result)

@@ -157,13 +157,13 @@ def _frames(header: Dataset) -> int:
     return int(header.get("NumberOfFrames") or 1)
 
 
-def refusal(found: Found, findings: list[str]) -> DataError:
+def refusal(found: Found, findings: list[str], *, or_else: str = "") -> DataError:
     """The error for a series that is no regular stack, by the names of what is wrong."""
     return DataError(
         f"series {found.uid} is no regular stack of slices",
         where=found.folder,
         details=findings,
-        fix="export the series again, whole and once, or have it reconstructed straight and evenly",
+        fix=f"export the series again, whole and once, or have it reconstructed straight and evenly{or_else}",
     )
 
 

@@ -83,7 +83,7 @@ def read_dicom(path: Path, *, irregular: Irregular) -> tuple[Scan, list[str]]:
         if not findings:
             return Scan(values=np.stack(slices, axis=2), affine=stack_affine(ordered)), notices
         if irregular == "refuse" or len(slices) < 2:
-            raise refusal(found, findings)
+            raise refusal(found, findings, or_else=", or let it be resampled: `--irregular correct`")
         _require_correctable(ordered, found)
         scan = _corrected(ordered, slices)
         notices += [f"corrected: {finding}" for finding in findings]
