@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from clotseg import artifact
 from clotseg.errors import CorruptArtifactError, DataError
 from clotseg.importer.case import BuiltCase
-from clotseg.prep.cases import CTA_SUFFIX, MASK_SUFFIX, NCCT_SUFFIX
+from clotseg.prep.cases import CTA_SUFFIX, MASK_SUFFIX, NCCT_SUFFIX, case_names
 from clotseg.prep.table import COLUMNS, SPACING_COLUMNS
 from clotseg.project import Project
 from clotseg.scans.origin import grid_as_json
-from clotseg.scans.resample import spacing_of
+from clotseg.scans.resample import grid_of, spacing_of
 
 PICTURE = "picture.png"
 
@@ -41,16 +41,7 @@ def require_none_of_others(project: Project) -> None:
     Raises:
         DataError: with the names of some.
     """
-    names = {
-        path.name.removesuffix(suffix)
-        for folder, suffix in (
-            (project.volumes, CTA_SUFFIX),
-            (project.volumes, NCCT_SUFFIX),
-            (project.masks, MASK_SUFFIX),
-        )
-        for path in folder.glob(f"[!.]*{suffix}")
-    }
-    others = sorted(name for name in names if not (project.imported / name).is_dir())
+    others = [name for name in case_names(project) if not (project.imported / name).is_dir()]
     if others:
         more = f" and {len(others) - 10} more" if len(others) > 10 else ""
         raise DataError(
@@ -115,8 +106,6 @@ def _written_beside(path: Path, array: NDArray[Any]) -> Path:
 
 def grids_of(case: BuiltCase) -> dict[str, Any]:
     """The grids of a case and of its scans, as its sidecar carries them."""
-    from clotseg.scans.resample import grid_of
-
     return {
         "cta": grid_as_json(grid_of(case.scan)),
         "ncct": grid_as_json(case.ncct_grid),

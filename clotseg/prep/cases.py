@@ -83,17 +83,7 @@ def survey_cases(project: Project) -> tuple[list[Case], dict[str, list[str]]]:
     Raises:
         DataError: there is no case.
     """
-    names = sorted(
-        {
-            path.name.removesuffix(suffix)
-            for folder, suffix in (
-                (project.volumes, CTA_SUFFIX),
-                (project.volumes, NCCT_SUFFIX),
-                (project.masks, MASK_SUFFIX),
-            )
-            for path in folder.glob(f"*{suffix}")
-        }
-    )
+    names = case_names(project)
     if not names:
         raise DataError(
             f"no case found: expected {project.volumes / ('*' + CTA_SUFFIX)} and its partners",
@@ -109,6 +99,19 @@ def survey_cases(project: Project) -> tuple[list[Case], dict[str, list[str]]]:
         findings.setdefault(name, []).append(fault)
     findings[project.cases_csv.name] = table_faults
     return cases, {name: faults for name, faults in findings.items() if faults}
+
+
+def case_names(project: Project) -> list[str]:
+    """The names of all cases of which a file is there, sorted."""
+    places = (
+        (project.volumes, CTA_SUFFIX),
+        (project.volumes, NCCT_SUFFIX),
+        (project.masks, MASK_SUFFIX),
+    )
+    found = {
+        path.name.removesuffix(suffix) for folder, suffix in places for path in folder.glob(f"*{suffix}")
+    }
+    return sorted(found)
 
 
 def _case(project: Project, name: str, row: Row) -> Case:

@@ -21,8 +21,9 @@ from clotseg.phantom.case import PhantomCase
 from clotseg.prep.cases import check_case, survey_cases
 from clotseg.project import Project
 from clotseg.scans.resample import Grid, corners_mm
-from tests.conftest import contents, start_python, write_case
+from tests.conftest import contents, run_clotseg, start_python, write_case
 from tests.importer.conftest import GRID, MIDDLE_MM, affine_of, write_scan
+from tests.importer.head_scans import head_pair
 from tests.scans.dicom_writing import write_dicom_series
 
 SPACING_MM = 1.5
@@ -312,3 +313,37 @@ def test_nothing_of_the_patient_gets_out(
     for mark in ("CANARY", *CANARY):
         assert mark.encode() not in written
         assert not any(mark in text for text in texts)
+
+
+@pytest.mark.slow
+def test_the_region_of_an_atlas_is_found_in_the_head(atlas: Path, tmp_path: Path) -> None:
+    pair = head_pair(atlas, 3, skull=True)
+    stored = nibabel.load(atlas)
+    roi = np.zeros(stored.shape, np.uint8)
+    roi[50:161, 50:161, 45:101] = 1
+    nibabel.Nifti1Image(roi, stored.affine).to_filename(tmp_path / "circle.nii.gz")
+    for kind, scan in (("cta", pair.cta), ("ncct", pair.ncct)):
+        nibabel.Nifti1Image(scan.values, scan.affine).to_filename(tmp_path / f"{kind}.nii.gz")
+    (tmp_path / "scans.csv").write_text("case,patient,site,cta,ncct,mask\na,,,cta.nii.gz,ncct.nii.gz,\n")
+    settings = ImportSettings(spacing_mm=1.0, atlas=atlas, atlas_roi=tmp_path / "circle.nii.gz")
+    require_all(imported(tmp_path / "project", tmp_path / "scans.csv", settings))
+    told = sidecar(tmp_path / "project", "a")
+    # The CTA is the atlas with skull and arteries, scanned where it lies: so does the region.
+    grid = told["grids"]["case"]
+    corners = corners_mm(Grid(shape=tuple(grid["shape"]), affine=np.array(grid["affine_ras_mm"])))
+    marked = stored.affine @ np.array([[50, 50, 45, 1], [160, 160, 100, 1]]).T
+    np.testing.assert_allclose(corners.min(axis=0), marked[:3, 0], atol=4)
+    np.testing.assert_allclose(corners.max(axis=0), marked[:3, 1], atol=4)
+
+
+def test_the_command_says_what_it_understood_and_what_it_left_out(copied: Path, tmp_path: Path) -> None:
+    (copied.parent / "c1" / "cta.nii.gz").write_bytes(b"no scan")
+    project = tmp_path / "not" / "there"
+    planned = run_clotseg("-C", project, "import", copied, "--dry-run", "--json")
+    assert planned.returncode == 0
+    assert [case["case"] for case in json.loads(planned.stdout)["cases"]] == ["c1", "c2"]
+    assert not project.exists()
+    ended = run_clotseg("-C", project, "import", copied.with_name("one.csv"), "--json")
+    assert ended.returncode == 3
+    assert json.loads(ended.stdout)["cases"][0]["state"] == "failed"
+    assert "1 of 1 cases were left out\n  - c1: CTA: cannot be read" in ended.stderr

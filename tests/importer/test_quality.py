@@ -130,7 +130,7 @@ SPOILED: list[tuple[str, Callable[[Case], Case], str, str, str]] = [
     ("no number", lambda case: replace(case, cta=with_hole(case.cta)), "CTA in HU", "fail", "numbers"),
     ("padding", lambda case: replace(case, cta=padded(case.cta)), "CTA in HU", "warn", "padding"),
     ("swapped", lambda case: replace(case, cta=case.ncct, ncct=case.cta), "modalities", "fail", "swapped"),
-    ("two CTAs", lambda case: replace(case, ncct=case.cta), "NCCT has none", "fail", "enhanced"),
+    ("two CTAs", lambda case: replace(case, ncct=case.cta), "NCCT has none", "warn", "enhanced"),
     ("two NCCTs", lambda case: replace(case, cta=case.ncct), "CTA has contrast", "fail", "few vessels"),
     ("misplaced", lambda case: replace(case, ncct=moved_away(case.ncct)), "brain on brain", "fail", "match"),
     (
