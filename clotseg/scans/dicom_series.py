@@ -232,6 +232,8 @@ def _stacked(found: Found) -> Series:
     affine = stack_affine(ordered)
     for header in ordered.headers:  # Some say another distance than their positions, and readers believe it.
         header.SpacingBetweenSlices = round(float(np.linalg.norm(affine[:3, 2])), 6)
+        if header.get("SliceThickness") is None:  # What refers to the slices must say how thick they are.
+            header.SliceThickness = header.SpacingBetweenSlices
     return Series(uid=found.uid, slices=ordered.headers, affine=affine[:, [2, 1, 0, 3]])
 
 

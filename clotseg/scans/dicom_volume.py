@@ -81,7 +81,7 @@ def read_dicom(path: Path, *, irregular: Irregular) -> tuple[Scan, list[str]]:
         notices += padded
         findings = irregularities(ordered.places, ordered.axes[2])
         if not findings:
-            return Scan(values=np.stack(slices, axis=2), affine=stack_affine(ordered)), notices
+            return Scan(values=slices.T, affine=stack_affine(ordered)), notices
         if irregular == "refuse" or len(slices) < 2:
             raise refusal(found, findings, or_else=", or let it be resampled: `--irregular correct`")
         _require_correctable(ordered, found)
@@ -118,13 +118,14 @@ def _require_ct(found: Found) -> None:
         raise refusal(found, ["its pixels have colours, and so no HU"])
 
 
-def _hu(ordered: Ordered, found: Found) -> tuple[list[Slices], list[str]]:
-    """HU of each slice, [column, row], and a notice where a padding value is not believed."""
-    slices, doubted = [], 0
-    for header in ordered.headers:
+def _hu(ordered: Ordered, found: Found) -> tuple[Slices, list[str]]:
+    """HU, [slice, row, column], and a notice where a padding value is not believed."""
+    first, doubted = ordered.headers[0], 0
+    slices = np.empty((len(ordered.headers), int(first.Rows), int(first.Columns)), np.float32)
+    for hu, header in zip(slices, ordered.headers, strict=True):
         stored = _stored(header, found)
         slope, intercept = float(header.RescaleSlope), float(header.RescaleIntercept)
-        hu = np.maximum(stored * np.float32(slope) + np.float32(intercept), np.float32(LOWEST_HU))
+        hu[:] = np.maximum(stored * np.float32(slope) + np.float32(intercept), np.float32(LOWEST_HU))
         low, high = _padding(header)
         if low is not None and high is not None:
             tissue = [TISSUE_HU[0] < value * slope + intercept < TISSUE_HU[1] for value in (low, high)]
@@ -132,7 +133,6 @@ def _hu(ordered: Ordered, found: Found) -> tuple[list[Slices], list[str]]:
                 doubted += 1
             else:
                 hu[(stored >= low) & (stored <= high)] = AIR_HU
-        slices.append(hu.T)
     said = f"padding value of {doubted} slices is a tissue's HU, and is taken for that, not for air"
     return slices, [said] if doubted else []
 
@@ -166,9 +166,7 @@ def _padding(header: Dataset) -> tuple[int | None, int | None]:
     return low, high
 
 
-def _each_place_once(
-    ordered: Ordered, slices: list[Slices], found: Found
-) -> tuple[Ordered, list[Slices], int]:
+def _each_place_once(ordered: Ordered, slices: Slices, found: Found) -> tuple[Ordered, Slices, int]:
     """Without the slices that repeat their neighbour, and how many these are."""
     kept: list[int] = []
     clashes = 0
@@ -180,13 +178,15 @@ def _each_place_once(
             clashes += 1
     if clashes:
         raise refusal(found, [f"{clashes} slices lie where another one does, with other pixels"])
+    if len(kept) == len(slices):
+        return ordered, slices, 0
     once = Ordered(
         headers=[ordered.headers[place] for place in kept],
         places=ordered.places[kept],
         axes=ordered.axes,
         pixel_mm=ordered.pixel_mm,
     )
-    return once, [slices[place] for place in kept], len(slices) - len(kept)
+    return once, slices[kept], len(slices) - len(kept)
 
 
 def _require_correctable(ordered: Ordered, found: Found) -> None:
@@ -208,19 +208,19 @@ def _require_correctable(ordered: Ordered, found: Found) -> None:
         raise refusal(found, findings)
 
 
-def _corrected(ordered: Ordered, slices: list[Slices]) -> Scan:
+def _corrected(ordered: Ordered, slices: Slices) -> Scan:
     """The stack on a grid with axes at right angles."""
     along = (ordered.places - ordered.places[0]) @ ordered.axes.T
     aside = np.round(along[:, :2] / ordered.pixel_mm, 3)  # A thousandth of a pixel is not worth a blur.
     depths, spacing_mm = along[:, 2], _spacing_mm(np.diff(along[:, 2]))
     start = np.floor(aside.min(axis=0)).astype(int)
-    size = np.array(slices[0].shape) + np.ceil(aside.max(axis=0)).astype(int) - start
+    size = np.array(slices.T.shape[:2]) + np.ceil(aside.max(axis=0)).astype(int) - start
     values = np.full((*size, int(depths[-1] / spacing_mm + 1e-3) + 1), AIR_HU, np.float32)
     wanted = np.minimum(np.arange(values.shape[2]) * spacing_mm, depths[-1])
     above = np.clip(np.searchsorted(depths, wanted - 1e-3), 1, len(depths) - 1)
     for upper in np.unique(above):
         below_hu, above_hu = (
-            _moved(slices[place], aside[place] - start, size) for place in (upper - 1, upper)
+            _moved(slices[place].T, aside[place] - start, size) for place in (upper - 1, upper)
         )
         for k in np.flatnonzero(above == upper):
             share = (wanted[k] - depths[upper - 1]) / (depths[upper] - depths[upper - 1])

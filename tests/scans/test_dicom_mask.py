@@ -1,5 +1,6 @@
 """DICOM Segmentations as masks: highdicom writes them, and every marked place is known beforehand."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from clotseg.errors import DataError
 from clotseg.evaluate.dicom_seg import write_segmentation
 from clotseg.scans.dicom_mask import read_dicom_seg
-from tests.scans.dicom_writing import write_dicom_series
+from tests.scans.dicom_writing import unchanged, write_dicom_series
 
 highdicom = pytest.importorskip("highdicom", reason="needs the extra `dicom`")
 pydicom = pytest.importorskip("pydicom", reason="needs the extra `dicom`")
@@ -111,8 +112,15 @@ def test_segments_are_put_together_where_they_overlap_too(tmp_path: Path) -> Non
     np.testing.assert_allclose(places(scan.values, scan.affine), places(marked() | more, OBLIQUE), atol=1e-3)
 
 
-def test_what_dicom_seg_writes_is_read_back(tmp_path: Path) -> None:
-    series = write_dicom_series(tmp_path / "ct", np.zeros(SHAPE, np.int16), OBLIQUE)
+def without_thickness(headers: list[Any]) -> None:
+    for header in headers:
+        del header.SliceThickness
+
+
+@pytest.mark.parametrize("change", [unchanged, without_thickness])
+def test_what_dicom_seg_writes_is_read_back(tmp_path: Path, change: Callable[[list[Any]], None]) -> None:
+    """Of a series that does not say how thick its slices are, too."""
+    series = write_dicom_series(tmp_path / "ct", np.zeros(SHAPE, np.int16), OBLIQUE, change=change)
     nibabel.save(nibabel.Nifti1Image(marked(), OBLIQUE), tmp_path / "mask.nii.gz")
     out = tmp_path / "out.dcm"
     write_segmentation(mask=tmp_path / "mask.nii.gz", series=series, out=out, overwrite=False)

@@ -356,3 +356,23 @@ def test_a_real_tilted_series_is_refused_by_both_names() -> None:
     with pytest.raises(DataError, match=r"leans 18\.5°") as told:
         read_dicom(shared_data("head_ct_ge_tilted"), irregular="refuse")
     assert "irregular spacing: neighbouring slices are 1.08 to 7.00 mm apart" in told.value.details
+
+
+def test_what_nothing_here_can_read_is_refused_by_name(tmp_path: Path) -> None:
+    """Many frames in one object; pixels compressed by a method that is not one."""
+
+    def add_frames(headers: list[Any]) -> None:
+        headers[0].NumberOfFrames = 2
+
+    many = write_dicom_series(tmp_path / "many", noise(), STRAIGHT, change=add_frames)
+    with pytest.raises(DataError, match="multi-frame object"):
+        read_dicom(many, irregular="correct")
+    packed = write_dicom_series(tmp_path / "packed", noise(), STRAIGHT)
+    for file in packed.iterdir():
+        dataset = pydicom.dcmread(file)
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.JPEG2000Lossless
+        dataset.PixelData = pydicom.encaps.encapsulate([dataset.PixelData])
+        dataset["PixelData"].VR = "OB"
+        dataset.save_as(file)
+    with pytest.raises(DataError, match="is compressed in a way that nothing installed here can undo"):
+        read_dicom(packed, irregular="correct")
