@@ -14,6 +14,7 @@ import argparse
 import itertools
 import json
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,6 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from clotseg.config import RuntimeConfig, load_config
 from clotseg.console import PlainProgress

@@ -19,6 +19,7 @@ from clotseg.importer.importing import plan_import, require_all, run_import
 from clotseg.importer.settings import ImportSettings
 from clotseg.phantom.case import PhantomCase
 from clotseg.prep.cases import check_case, survey_cases
+from clotseg.prep.verify import verify_project
 from clotseg.project import Project
 from clotseg.scans.resample import Grid, corners_mm
 from tests.conftest import contents, run_clotseg, start_python, write_case
@@ -124,6 +125,16 @@ def test_the_page_shows_every_case(made: Path) -> None:
     page = Project(made).import_page.read_text()
     assert page.count("<section") == page.count("data:image/png;base64,") == 2
     assert "not a medical device" in page
+
+
+def test_verify_finds_a_changed_volume(made: Path, tmp_path: Path) -> None:
+    project = Project(shutil.copytree(made, tmp_path / "project"))
+    assert verify_project(project, PlainProgress())["whole"]
+    volume = np.load(project.volumes / "c1_CTA_Binary.npy")
+    volume[0, 0, 0] += 1
+    np.save(project.volumes / "c1_CTA_Binary.npy", volume)
+    faults = verify_project(project, PlainProgress())["faults"]
+    assert [fault["file"] for fault in faults] == ["DL_vol_files/binary/c1_CTA_Binary.npy"]
 
 
 def test_a_second_run_does_nothing(made: Path, scans: Path, tmp_path: Path) -> None:
