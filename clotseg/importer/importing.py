@@ -111,6 +111,9 @@ def check_settings(settings: ImportSettings) -> None:
         findings.append(f"--spacing-mm {settings.spacing_mm:g}: must be above 0 and at most 10")
     if (settings.atlas is None) != (settings.atlas_roi is None):
         findings.append("--atlas and --atlas-roi go together")
+    for flag, file in (("--atlas", settings.atlas), ("--atlas-roi", settings.atlas_roi)):
+        if file is not None and not file.is_file():
+            findings.append(f"{flag} {file}: is no file")
     if settings.box_mm is not None and settings.atlas is not None:
         findings.append("--box-mm and --atlas both say where the region is; give one")
     if settings.box_mm is not None:

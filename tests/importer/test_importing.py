@@ -236,6 +236,7 @@ def test_other_cases_in_the_folder_are_refused_and_left_as_they_are(one: Path, t
     [
         (ImportSettings(spacing_mm=0), "--spacing-mm 0"),
         (ImportSettings(atlas=Path("a.nii")), "go together"),
+        (ImportSettings(atlas=Path("a.nii"), atlas_roi=Path("r.nii")), "--atlas a.nii: is no file"),
         (ImportSettings(box_mm=(1, 0, 0, 1, 0, 1)), "from a lower to a higher"),
     ],
 )
