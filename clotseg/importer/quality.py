@@ -24,10 +24,11 @@ SIMILARITY_WARN, SIMILARITY_FAIL = 0.5, 0.3
 slices of 5 mm), 1.3 and more in a skull. Where registration went astray from 35° and 40 mm: below 0.2."""
 HEADS_WARN, HEADS_FAIL = 0.9, 0.75
 """Dice. Registered right: 0.97 and more."""
-ANATOMY_WARN, ANATOMY_FAIL = 0.6, 0.45
-"""Correlation of the brain's soft tissue. In their place: 0.67 and more in phantoms, 0.88 in the brain CT
-(0.68 with twice the noise and slices of 5 mm). Astray by 31 mm and more: below 0.3. With 6° and 6 mm between
-them it is 0.2 to 0.3 in phantoms, but 0.62 in the brain CT, which is an average and smooth."""
+ANATOMY_WARN, ANATOMY_FAIL = 0.3, 0.2
+"""Correlation of the brain's soft tissue. In their place: 0.28 to 0.56 in 60 phantoms that were scanned on
+two grids, turned, and registered to a millimetre, since another grid blurs what is fine; 0.67 and more on
+one grid; 0.88 in the brain CT. 15° and 15 mm apart the brain CT is below 0.2. So it finds scans that do not
+belong together, or registration that went far astray; no small error."""
 COVERED_WARN, COVERED_FAIL = 0.95, 0.75
 """Share of the CTA's head where the NCCT shows head, too: what lies outside the NCCT is air."""
 ENHANCED_HU = (150.0, 500.0)
@@ -45,7 +46,7 @@ BRAIN_HU = {"CTA": (10.0, 75.0), "NCCT": (10.0, 60.0)}
 LOWEST_HU = -1100.0
 """Nothing in a patient lies below air; a padding value that the import did not see does."""
 MASK_IN_HEAD_WARN, MASK_IN_HEAD_FAIL = 0.98, 0.8
-MASK_KEPT_WARN, MASK_KEPT_FAIL = 0.999, 0.8
+MASK_KEPT_WARN, MASK_KEPT_FAIL = 0.99, 0.8
 """A clot that the crop cuts teaches a wrong outline; with a fifth of it gone, its volume is wrong, too."""
 
 BONE_HU = 600.0
