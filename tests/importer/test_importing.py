@@ -24,7 +24,7 @@ from clotseg.project import Project
 from clotseg.scans.resample import Grid, corners_mm
 from tests.conftest import contents, run_clotseg, start_python, write_case
 from tests.importer.conftest import GRID, MIDDLE_MM, affine_of, write_scan
-from tests.importer.head_scans import head_pair
+from tests.importer.head_scans import head_pair, scanned, turned
 from tests.scans.dicom_writing import write_dicom_series
 
 SPACING_MM = 1.5
@@ -359,3 +359,22 @@ def test_the_command_says_what_it_understood_and_what_it_left_out(copied: Path, 
     assert ended.returncode == 3
     assert json.loads(ended.stdout)["cases"][0]["state"] == "failed"
     assert "1 of 1 cases were left out\n  - c1: CTA: cannot be read" in ended.stderr
+
+
+@pytest.mark.slow
+def test_scans_on_grids_of_their_own_are_brought_together_and_not_left_out(
+    phantoms: list[PhantomCase], tmp_path: Path
+) -> None:
+    random, to_voxels = np.random.default_rng(4), np.linalg.inv(affine_of(GRID))
+    lines = ["case,patient,site,cta,ncct,mask"]
+    for number, case in enumerate(phantoms):
+        for kind, volume, angle_deg in (("cta", case.cta, 4.0), ("ncct", case.ncct, -5.0)):
+            shape, turn = (120, 125, 42), turned(random.normal(size=3), angle_deg)
+            grid = np.eye(4)
+            grid[:3, :3] = turn * np.array([-1.0, 0.95, 1.1])
+            grid[:3, 3] = MIDDLE_MM - grid[:3, :3] @ ((np.array(shape) - 1) / 2)
+            scan = scanned(random, volume.astype(np.float32), to_voxels, shape, grid, noise_hu=1.0)
+            nibabel.Nifti1Image(scan.values, grid).to_filename(tmp_path / f"{number}{kind}.nii.gz")
+        lines.append(f"{number},,,{number}cta.nii.gz,{number}ncct.nii.gz,")
+    (tmp_path / "scans.csv").write_text("\n".join(lines))
+    require_all(imported(tmp_path / "project", tmp_path / "scans.csv", ImportSettings(spacing_mm=7 / 6)))
