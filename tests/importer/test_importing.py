@@ -373,7 +373,7 @@ def test_scans_on_grids_of_their_own_are_brought_together_and_not_left_out(
             grid = np.eye(4)
             grid[:3, :3] = turn * np.array([-1.0, 0.95, 1.1])
             grid[:3, 3] = MIDDLE_MM - grid[:3, :3] @ ((np.array(shape) - 1) / 2)
-            scan = scanned(random, volume.astype(np.float32), to_voxels, shape, grid, noise_hu=1.0)
+            scan = scanned(random, volume.astype(np.float32), to_voxels, shape, grid, noise_hu=8.0)
             nibabel.Nifti1Image(scan.values, grid).to_filename(tmp_path / f"{number}{kind}.nii.gz")
         lines.append(f"{number},,,{number}cta.nii.gz,{number}ncct.nii.gz,")
     (tmp_path / "scans.csv").write_text("\n".join(lines))
