@@ -1,8 +1,9 @@
 """The errors a user can meet: each says what is wrong, where and how to mend it, and has an exit code."""
 
 import signal
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from importlib.util import find_spec
+from typing import Any
 
 __all__ = [
     "ClotsegError",
@@ -82,6 +83,26 @@ def root_of(error: BaseException) -> ClotsegError | None:
         seen.append(below)
         below = below.__cause__ or below.__context__
     return error if isinstance(error, ClotsegError) else None
+
+
+def require_none_failed(cases: Collection[Mapping[str, Any]], *, outcome: str, fix: str) -> None:
+    """Raises for the cases of a result that failed.
+
+    Args:
+        cases: each with its name as `case`, its `state` and its `problem`.
+        outcome: what became of them; ends the words "2 of 9 cases".
+        fix: what the user can do.
+
+    Raises:
+        DataError: with a line for each.
+    """
+    failed = [case for case in cases if case["state"] == "failed"]
+    if failed:
+        raise DataError(
+            f"{len(failed)} of {len(cases)} cases {outcome}",
+            details=[f"{case['case']}: {case['problem']}" for case in failed],
+            fix=fix,
+        )
 
 
 def require_extra(extra: str, libraries: Iterable[str], *, where: object) -> None:

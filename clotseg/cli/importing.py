@@ -32,10 +32,7 @@ def import_(
     spacing_mm: Annotated[float, typer.Option(help="Voxel size of the cases, all three axes.")] = 0.5,
     irregular: Annotated[
         Irregular,
-        typer.Option(
-            help="DICOM with a tilted gantry, missing or uneven slices: resample it to a regular grid, or "
-            "refuse it by name."
-        ),
+        typer.Option(help="DICOM that is tilted, uneven or lacks slices: resample it, or refuse it by name."),
     ] = Irregular.refuse,
     atlas: Annotated[
         Path | None, typer.Option(help="A head CT; its region is found in each CTA.", metavar="FILE.nii.gz")
@@ -58,9 +55,8 @@ def import_(
 ) -> None:
     """Make cases of scans, NIfTI or DICOM: register, crop, resample, and show what was done."""
     root = context.obj.root
-    place = (
-        root / source
-    ).resolve()  # The project may not be there yet, and `..` leads nowhere from it then.
+    # The project may not be there yet, and `..` leads nowhere from what is not there.
+    place = (root / source).resolve()
     config = load(context.obj, {"runtime.workers": workers, "runtime.dask": dask}, print_only=False)
     from clotseg.console import open_progress
     from clotseg.importer.importing import plan_import, require_all, run_import

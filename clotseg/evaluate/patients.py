@@ -12,8 +12,8 @@ from clotseg.errors import DataError
 from clotseg.prep.cases import CTA_SUFFIX, NCCT_SUFFIX
 from clotseg.prep.table import SPACING_COLUMNS, Row, Spacing, read_lines, read_spacing, read_table
 from clotseg.project import Project
+from clotseg.scans.nifti import NIFTI_SUFFIXES
 
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
 CTA_NAMES = (CTA_SUFFIX, *(f"_CTA{suffix}" for suffix in NIFTI_SUFFIXES))
 NCCT_NAMES = (NCCT_SUFFIX, *(f"_NCCT{suffix}" for suffix in NIFTI_SUFFIXES))
 COLUMNS = ("case", "cta", "ncct", *SPACING_COLUMNS)

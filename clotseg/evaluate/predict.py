@@ -17,7 +17,7 @@ import numpy as np
 from clotseg import artifact
 from clotseg.config import Config, load_config, plain
 from clotseg.console import Progress
-from clotseg.errors import CorruptArtifactError, DataError
+from clotseg.errors import CorruptArtifactError, DataError, require_none_failed
 from clotseg.evaluate.clot import MEASUREMENT_COLUMNS, ClotMeasurement, measure_clots
 from clotseg.evaluate.infer import Predictor, Volumes, load_predictor
 from clotseg.evaluate.operating_point import cut_in_force, find_point
@@ -122,13 +122,8 @@ def require_all(result: Mapping[str, Any]) -> None:
     Raises:
         DataError: with a line for each.
     """
-    failed = [case for case in result["cases"] if case["state"] == "failed"]
-    if failed:
-        raise DataError(
-            f"{len(failed)} of {len(result['cases'])} cases could not be predicted",
-            details=[f"{case['case']}: {case['problem']}" for case in failed],
-            fix="mend these, then run the command again; cases that are done are not done twice",
-        )
+    fix = "mend these, then run the command again; cases that are done are not done twice"
+    require_none_failed(result["cases"], outcome="could not be predicted", fix=fix)
 
 
 def open_networks(config: Config, progress: Progress, folders: Sequence[Path], *, tta: bool) -> Networks:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from clotseg.errors import DataError
 from clotseg.prep.table import differing_by_letter_case, read_lines
+from clotseg.scans.nifti import NIFTI_SUFFIXES
 
 COLUMNS = ("case", "patient", "site", "cta", "ncct", "mask")
 NEEDED = ("case", "cta", "ncct")
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
 
 ROLES = {
     "mask": ("mask", "msk", "seg", "dseg", "segmentation", "clot", "thrombus", "label", "labels", "lesion"),

@@ -15,7 +15,7 @@ from typing import Any
 from clotseg import artifact
 from clotseg.config import RuntimeConfig
 from clotseg.console import Progress
-from clotseg.errors import ConfigError, DataError, require_extra
+from clotseg.errors import ConfigError, DataError, require_extra, require_none_failed
 from clotseg.importer import published
 from clotseg.importer.case import BuiltCase, build_case, naming
 from clotseg.importer.entries import Entry, find_entries
@@ -130,13 +130,8 @@ def require_all(result: Mapping[str, Any]) -> None:
     Raises:
         DataError: with a line for each.
     """
-    failed = [case for case in result["cases"] if case["state"] == "failed"]
-    if failed:
-        raise DataError(
-            f"{len(failed)} of {len(result['cases'])} cases were left out",
-            details=[f"{case['case']}: {case['problem']}" for case in failed],
-            fix=f"look at {result['page']}, mend these, then run the command again; the others are done",
-        )
+    fix = f"look at {result['page']}, mend these, then run the command again; the others are done"
+    require_none_failed(result["cases"], outcome="were left out", fix=fix)
 
 
 def _sources(entry: Entry) -> dict[str, str]:

@@ -21,7 +21,6 @@ PANEL = 280
 FIELDS = 8
 """Fields of the chessboard along the longer side of a panel."""
 CROP_COLOUR, MASK_COLOUR = (255, 196, 0), (0, 220, 90)
-PLANES = ("sagittal", "coronal", "axial")
 
 Panel = NDArray[np.uint8]
 
@@ -43,12 +42,12 @@ def _overview(case: BuiltCase) -> list[Panel]:
     corners = _voxels_of(grid, corners_mm(case.grid))
     first, last = np.rint(corners.min(axis=0)).astype(int), np.rint(corners.max(axis=0)).astype(int)
     middle = (first + last) // 2
+    crop = np.zeros(hu.shape, bool)
+    crop[tuple(slice(low, high + 1) for low, high in zip(first, last, strict=True))] = True
     panels = []
     for axis in range(3):
         picture = _coloured(_windowed(_plane(hu, axis, middle), CTA_WINDOW_HU))
-        outline = np.zeros(hu.shape, bool)
-        outline[tuple(slice(low, high + 1) for low, high in zip(first, last, strict=True))] = True
-        panels.append(_panel(picture, _edge(_plane(outline, axis, middle)), CROP_COLOUR))
+        panels.append(_panel(picture, _edge(_plane(crop, axis, middle)), CROP_COLOUR))
     return panels
 
 

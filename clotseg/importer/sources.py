@@ -11,10 +11,8 @@ import numpy as np
 from clotseg.errors import DataError
 from clotseg.scans.dicom_mask import find_dicom_seg, read_dicom_seg
 from clotseg.scans.dicom_volume import LOWEST_HU, Irregular, read_dicom, series_files
-from clotseg.scans.nifti import along_stored_axes, read_nifti
+from clotseg.scans.nifti import NIFTI_SUFFIXES, along_stored_axes, read_nifti
 from clotseg.scans.scan import Scan
-
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
 
 
 def read_source(source: Path, *, irregular: Irregular) -> tuple[Scan, list[str]]:

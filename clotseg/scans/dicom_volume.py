@@ -28,13 +28,13 @@ from clotseg.scans.dicom_series import (
     refusal,
     stack_affine,
 )
+from clotseg.scans.resample import AIR_HU
 from clotseg.scans.scan import Scan
 from clotseg.scans.unheard import patient_unheard
 
 Irregular = Literal["correct", "refuse"]
 Slices = NDArray[np.float32]
 
-AIR_HU = -1000.0
 LOWEST_HU = -1024.0
 TISSUE_HU = (-500.0, 1500.0)
 """A padding value in here would make tissue air; it is not believed, and the user is told."""

@@ -20,6 +20,8 @@ from clotseg.prep.table import Spacing
 Image = Any  # nibabel ships no types
 Affine = NDArray[np.float64]
 
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+
 NETWORK_AXES = ("P", "L", "S")
 """The patient's side that row, column and slice grow to."""
 LARGEST_SHIFT = 0.1
