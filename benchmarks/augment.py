@@ -54,7 +54,7 @@ def build_ours(side: int, batch: int, device: str) -> Callable[[int], int]:
 
     from clotseg.config import AugmentConfig
     from clotseg.dali.augment.draws import EpochDraws
-    from clotseg.dali.augment.transforms import bounds_of, given, transform
+    from clotseg.dali.augment.transforms import bounds_of, transform
     from clotseg.dali.feed import AT_ONCE, FeedSettings, Lane
 
     config = AugmentConfig()
@@ -84,7 +84,7 @@ def build_ours(side: int, batch: int, device: str) -> Callable[[int], int]:
         slices, truth = fn.external_source(source=lambda: given_slices, num_outputs=2, layout=["HWC", "HWC"])
         if device == "gpu":
             slices, truth = slices.gpu(), truth.gpu()
-        return transform(slices, truth, given(partial(drawn, lane), bounds), bounds)
+        return transform(slices, truth, partial(drawn, lane), bounds)
 
     built = [pipeline(lane) for lane in range(lanes)]
     for one in built:

@@ -12,8 +12,9 @@ from typing import Any
 import nvidia.dali.tfrecord as tfrecord
 from nvidia.dali import fn, pipeline_def, types
 
+from clotseg.dali.augment.on_cpu import placed
 from clotseg.dali.augment.parameters import Columns, DataNode
-from clotseg.dali.augment.transforms import Bounds, given, transform
+from clotseg.dali.augment.transforms import Bounds, transform
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,9 +98,12 @@ def _pipeline(
     if on_gpu:
         images, masks = images.gpu(), masks.gpu()
     if augment is not None:
-        images, masks = transform(images, masks, given(augment.parameters, augment.bounds), augment.bounds)
-    images = fn.cast(_centre_pad(images, size), dtype=types.FLOAT) * (1.0 / 255.0)
-    masks = fn.cast(_centre_pad(masks, size), dtype=types.FLOAT)
+        images, masks = transform(images, masks, augment.parameters, augment.bounds)
+    if on_gpu:
+        images = fn.cast(_centre_pad(images, size), dtype=types.FLOAT) * (1.0 / 255.0)
+        masks = fn.cast(_centre_pad(masks, size), dtype=types.FLOAT)
+    else:
+        images, masks = placed(images, masks, size)
     return images, masks, record["uid"]
 
 

@@ -57,9 +57,7 @@ def equalise(
     rungs = rungs_needed(clips[1], clips[0], largest_area)
     tile = _tile(images)
     rung = _rung_of(tile, clip, largest_area)
-    if images.device == "cpu":
-        return _by_plane(images, rung, rungs, channels, largest_area)
-    # The CPU's operator is OpenCV itself. The GPU's makes the last tiles smaller instead of filling up.
+    # A GPU's operator makes the last tiles smaller instead of filling up, as OpenCV, the CPU's operator, does.
     sides = images.shape()
     filled = fill_up(images, tile * TILES, largest_side + TILES)
     return _by_plane(filled, rung, rungs, channels, largest_area)[: sides[0], : sides[1]]

@@ -16,11 +16,11 @@ from clotseg.dali.augment.parameters import (
     to_records,
 )
 from clotseg.dali.augment.sampler import draw_many
-from clotseg.dali.augment.transforms import Bounds, given, transform
+from clotseg.dali.augment.transforms import Bounds, transform
 from clotseg.errors import ConfigError
 
 Bytes = NDArray[np.uint8]
-Device = Literal["cpu", "gpu"]
+Device = Literal["cpu", "gpu", "operators on cpu"]
 
 
 @overload
@@ -47,7 +47,7 @@ def replay(
         images: uint8 [N, H, W, C], or a list of N slices [H, W, C] of any size and one C.
         masks: uint8 [N, H, W], or a list of N masks [H, W].
         parameters: N records.
-        device: where the graph runs.
+        device: where the graph runs; the last is the graph of a GPU, run on a CPU.
 
     Returns:
         Images and masks of the same shapes; lists where `images` is one.
@@ -66,6 +66,7 @@ def replay(
         device_id=0 if device == "gpu" else None,
         prefetch_queue_depth=1,
         on_gpu=device == "gpu",
+        compiled=device == "cpu",
         bounds=_bounds(images, parameters),
         columns=from_records(parameters),
     )
@@ -106,9 +107,11 @@ def _bounds(images: Bytes | list[Bytes], parameters: Sequence[ParameterRecord]) 
 
 
 @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
-def _replay_pipeline(on_gpu: bool, bounds: Bounds, columns: Columns) -> tuple[DataNode, DataNode]:
+def _replay_pipeline(
+    on_gpu: bool, compiled: bool, bounds: Bounds, columns: Columns
+) -> tuple[DataNode, DataNode]:
     images = fn.external_source(name="images", layout="HWC", dtype=types.UINT8)
     masks = fn.external_source(name="masks", layout="HWC", dtype=types.UINT8)
     if on_gpu:
         images, masks = images.gpu(), masks.gpu()
-    return transform(images, masks, given(lambda _: columns, bounds), bounds)
+    return transform(images, masks, lambda _: columns, bounds, compiled=compiled)

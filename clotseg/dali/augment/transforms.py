@@ -16,7 +16,9 @@ from nvidia.dali.pipeline import do_not_convert
 
 from clotseg.config import AugmentConfig
 from clotseg.dali.augment.clahe import equalise
+from clotseg.dali.augment.compiled import packed
 from clotseg.dali.augment.noise import add_noise
+from clotseg.dali.augment.on_cpu import altered
 from clotseg.dali.augment.parameters import (
     NO_WARP,
     PARAMETER_TYPES,
@@ -26,6 +28,9 @@ from clotseg.dali.augment.parameters import (
     beside,
 )
 from clotseg.dali.augment.sampler import LARGEST_GREY
+
+PACKED = "packed"
+"""Stands for all parameters of the original's six, which the compiled function takes in one piece."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,13 +64,19 @@ class Bounds:
     drops: bool = False
 
     @property
-    def parameters(self) -> tuple[str, ...]:
-        """Names of the parameters that such a graph makes use of."""
+    def moves(self) -> bool:
+        """Whether slices are turned or bent, which comes between the flips and the rest of the six."""
+        return self.warps or self.bends
+
+    def parameters(self, *, compiled: bool) -> tuple[str, ...]:
+        """Names of the parameters that such a graph makes use of, `PACKED` for those that are packed."""
+        six = self.flips or self.grades or self.blurs or self.clahe_clips is not None
         used = {
-            ("hflip", "vflip"): self.flips,
-            ("levels", "alpha", "beta", "gamma"): self.grades,
-            ("blur", "kernel"): self.blurs,
-            ("clahe_clip",): self.clahe_clips is not None,
+            (PACKED,): compiled and six,
+            ("hflip", "vflip"): self.flips and (self.moves or not compiled),
+            ("levels", "alpha", "beta", "gamma"): self.grades and not compiled,
+            ("blur", "kernel"): self.blurs and not compiled,
+            ("clahe_clip",): self.clahe_clips is not None and not compiled,
             ("warp",): self.warps,
             ("elastic",): self.bends,
             ("ncct_shift",): self.shifts,
@@ -95,36 +106,37 @@ def bounds_of(config: AugmentConfig, *, channels: int, largest_side: int) -> Bou
     )
 
 
-@do_not_convert  # type: ignore[untyped-decorator]
-def given(source: Callable[[int], Columns], bounds: Bounds) -> Parameters:
-    """Nodes for parameters from outside: `source` gives those of each batch by its number, from 0."""
-
-    def batch(number: int) -> tuple[NDArray[Any], ...]:
-        columns = source(number)
-        return tuple(columns[name] for name in bounds.parameters)
-
-    names = bounds.parameters
-    nodes = fn.external_source(source=batch, num_outputs=len(names)) if names else ()
-    return Parameters(**{**dict.fromkeys(PARAMETER_TYPES), **dict(zip(names, nodes, strict=True))})
-
-
 def transform(
-    images: DataNode, masks: DataNode, parameters: Parameters, bounds: Bounds
+    images: DataNode,
+    masks: DataNode,
+    source: Callable[[int], Columns],
+    bounds: Bounds,
+    *,
+    compiled: bool | None = None,
 ) -> tuple[DataNode, DataNode]:
-    """Applies parameters. Must be called under `pipeline_def(enable_conditionals=True)`."""
-    if bounds.flips:
+    """Applies parameters. Must be called under `pipeline_def(enable_conditionals=True)`.
+
+    Args:
+        images, masks: uint8 HWC.
+        source: gives the parameters of each batch by its number, from 0.
+        bounds: what they keep to.
+        compiled: whether the original's six are compiled functions instead of operators, which only a CPU
+            can run; None is where it can.
+    """
+    if compiled is None:
+        compiled = images.device == "cpu"
+    parameters, packed_parameters = _given(source, bounds, compiled)
+    if parameters.hflip is not None:
         images = fn.flip(images, horizontal=parameters.hflip, vertical=parameters.vflip)
         masks = fn.flip(masks, horizontal=parameters.hflip, vertical=parameters.vflip)
     if bounds.warps:
         images, masks = _warp(images, masks, parameters.warp)
     if bounds.bends:
         images, masks = _bend(images, masks, parameters.elastic, bounds.largest_side)
-    if bounds.grades:
-        images = _change_levels(images, parameters)
-    if bounds.blurs:
-        images = _blur(images, parameters)
-    if bounds.clahe_clips is not None:
-        images = _equalise(images, parameters.clahe_clip, bounds, bounds.clahe_clips)
+    if packed_parameters is not None:
+        images, masks = altered(images, masks, packed_parameters)
+    if not compiled:
+        images = _change_and_filter(images, parameters, bounds)
     if bounds.shifts:
         images = _move_ncct(images, parameters.ncct_shift, bounds.channels // 2)
     if bounds.noises:
@@ -132,6 +144,35 @@ def transform(
     if bounds.drops:
         images = _blacken(images, parameters.dropped, bounds.channels // 2)
     return images, masks
+
+
+@do_not_convert  # type: ignore[untyped-decorator]
+def _given(
+    source: Callable[[int], Columns], bounds: Bounds, compiled: bool
+) -> tuple[Parameters, DataNode | None]:
+    """Nodes for the parameters that the graph makes use of, and one for those that are packed, if any."""
+    names = bounds.parameters(compiled=compiled)
+
+    def batch(number: int) -> tuple[NDArray[Any], ...]:
+        columns = source(number)
+        return tuple(
+            packed(columns, flips=not bounds.moves) if name == PACKED else columns[name] for name in names
+        )
+
+    nodes = fn.external_source(source=batch, num_outputs=len(names)) if names else ()
+    by_name = dict(zip(names, nodes, strict=True))
+    packed_parameters = by_name.pop(PACKED, None)
+    return Parameters(**{**dict.fromkeys(PARAMETER_TYPES), **by_name}), packed_parameters
+
+
+def _change_and_filter(images: DataNode, parameters: Parameters, bounds: Bounds) -> DataNode:
+    if bounds.grades:
+        images = _change_levels(images, parameters)
+    if bounds.blurs:
+        images = _blur(images, parameters)
+    if bounds.clahe_clips is not None:
+        images = _equalise(images, parameters.clahe_clip, bounds, bounds.clahe_clips)
+    return images
 
 
 def _blur(images: DataNode, parameters: Parameters) -> DataNode:
@@ -247,26 +288,15 @@ def _blacken(images: DataNode, dropped: DataNode, half: int) -> DataNode:
 
 
 def _change_levels(images: DataNode, parameters: Parameters) -> DataNode:
-    """Brightness and contrast, then gamma.
-
-    What becomes of a pixel depends on its grey level alone. On the CPU the 256 levels are worked out and
-    looked up: DALI has no table that differs by sample, but it can rearrange a sequence of 256 one-byte
-    frames, with the pixels for the order.
-    """
     changed = images
     if parameters.levels == 1:
-        if images.device == "gpu":
-            changed = _levels(images, parameters)
-        else:
-            every_level = types.Constant(np.arange(256, dtype=np.uint8).reshape(256, 1), device="cpu")
-            pixels = fn.cast(fn.reshape(images, shape=[-1], layout=""), dtype=types.INT32)
-            looked_up = fn.sequence_rearrange(_levels(every_level, parameters), new_order=pixels)
-            changed = fn.reshape(looked_up, shape=images.shape(), layout="HWC")
+        changed = _levels(images, parameters)
     return changed
 
 
 def _levels(grey: DataNode, parameters: Parameters) -> DataNode:
-    """In the precision of albumentations: single for the first, double for gamma.
+    """Brightness and contrast, then gamma, in the precision of albumentations: single for the first, double for
+    gamma.
 
     With gamma 1 the second changes no level; in single precision it would tip a few over. DALI holds
     constants in single precision, which is exact for 255 but not for 1/255.
