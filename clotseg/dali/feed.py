@@ -338,11 +338,13 @@ def _to_tensorflow(outputs: Sequence[Any], columns: Columns | None, steps: int) 
     )
     uids = np.array(outputs[2].as_tensor()).ravel()
     records = [] if columns is None else to_records(columns)
+    if steps == 1:
+        return [ReplicaBatch(images=images, masks=masks, uids=uids, parameters=records)]
+    parts = zip(tf.split(images, steps), tf.split(masks, steps), np.split(uids, steps), strict=True)
     count = len(uids) // steps
-    parts = [slice(step * count, (step + 1) * count) for step in range(steps)]
     return [
-        ReplicaBatch(images=images[part], masks=masks[part], uids=uids[part], parameters=records[part])
-        for part in parts
+        ReplicaBatch(images=some, masks=of_some, uids=numbers, parameters=records[step * count :][:count])
+        for step, (some, of_some, numbers) in enumerate(parts)
     ]
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import nvidia.dali.tfrecord as tfrecord
 from nvidia.dali import fn, pipeline_def, types
 
-from clotseg.dali.augment.on_cpu import placed
 from clotseg.dali.augment.parameters import Columns, DataNode
 from clotseg.dali.augment.transforms import Bounds, transform
+from clotseg.dali.padded import placed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

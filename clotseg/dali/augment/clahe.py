@@ -57,7 +57,7 @@ def equalise(
     rungs = rungs_needed(clips[1], clips[0], largest_area)
     tile = _tile(images)
     rung = _rung_of(tile, clip, largest_area)
-    # A GPU's operator makes the last tiles smaller instead of filling up, as OpenCV, the CPU's operator, does.
+    # OpenCV, which the operator of a CPU is, fills up; that of a GPU makes the last tiles smaller.
     sides = images.shape()
     filled = fill_up(images, tile * TILES, largest_side + TILES)
     return _by_plane(filled, rung, rungs, channels, largest_area)[: sides[0], : sides[1]]

@@ -1,50 +1,71 @@
-"""Flips, grey levels, blur and CLAHE of one slice, compiled for the CPU: the bits of OpenCV and albumentations.
+"""The original's six transforms of one slice, compiled for the CPU.
 
-A CPU spends most of DALI's graph on starting operators and on copies between them: what takes one slice some
-tens of operators there is one function here. Indices are never negative, and slices of lines are taken before
-a loop, so that the compiler can work on many pixels at once. Channels lie next to each other, as in the records.
+Bit for bit what OpenCV and albumentations do. On a CPU, DALI's graph takes most of its time to start
+operators and for copies between them: what are some tens of operators there is one function here.
+
+A slice is worked on as lines, uint8 [H, W·C], in which the channels of a pixel lie next to each other, as in
+the records. Places in a line are counted from parts cut out before a loop, so that none can be negative: then
+the compiler works on many at once.
+
+Numba keeps what it has compiled until the file changes that it stands in, whatever it calls from elsewhere:
+so all of it stands here, with the functions that DALI calls at the end.
 """
 
 import math
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import carray, cfunc, njit
 from numpy.typing import NDArray
+from nvidia.dali.plugin.numba import address_as_void_pointer
 
-from clotseg.dali.augment.compiled_clahe import equalise
-from clotseg.dali.augment.compiled_edges import mirrored
-from clotseg.dali.augment.parameters import KERNEL_SIDE, Columns
+from clotseg.dali.augment.clahe import BINS, TILES
+from clotseg.dali.augment.packed import (
+    ALPHA,
+    BETA,
+    BLUR,
+    CLIP,
+    GAMMA,
+    HFLIP,
+    LEVELS,
+    PARAMETERS,
+    SCALARS,
+    VFLIP,
+)
+from clotseg.dali.augment.parameters import KERNEL_SIDE
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Counts = NDArray[np.int32]
+Places = NDArray[np.int64]
+Fours = NDArray[np.uint32]
 
-SCALARS = ("hflip", "vflip", "levels", "alpha", "beta", "gamma", "blur", "clahe_clip")
-"""The parameters in front, in this order; then come the cells of the kernel, row by row."""
-HFLIP, VFLIP, LEVELS, ALPHA, BETA, GAMMA, BLUR, CLIP = range(len(SCALARS))
+GAPS = TILES + 1
+"""From the edge to the first centre, between centres, from the last to the edge."""
+COUNTERS = 2
+"""Neighbours are counted apart: to count up the same number twice running is to wait for the memory."""
 
-PARAMETERS = len(SCALARS) + KERNEL_SIDE**2
-GREYS = 256
-
-
-def packed(columns: Columns, *, flips: bool) -> NDArray[np.float64]:
-    """The parameters that `alter` takes, float64 [samples, 57]; none is rounded.
-
-    Args:
-        columns: the parameters.
-        flips: whether slices are mirrored here.
-    """
-    scalars = np.stack([columns[name].astype(np.float64) for name in SCALARS], axis=1)
-    if not flips:
-        scalars[:, [HFLIP, VFLIP]] = 0
-    return np.concatenate([scalars, columns["kernel"].reshape(len(scalars), -1)], axis=1)
+SETUP = "void(uint64, uint64, int32, uint64, uint64, int32, int32)"
+"""Of outputs: shapes, numbers of axes, how many; the same of inputs; how many samples."""
+RUN = "void(uint64, uint64, uint64, int32, uint64, uint64, uint64, int32)"
+"""Of outputs: buffers, shapes, numbers of axes, how many; the same of inputs. One sample a call."""
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def _mirror(image: Bytes, hflip: bool, vflip: bool, out: Bytes) -> None:
-    rows, columns, channels = image.shape
+def mirrored(place: int, length: int) -> int:
+    """Where a place on an axis falls when the axis is mirrored at its ends, which do not come twice."""
+    if length == 1:
+        return 0
+    period = 2 * (length - 1)
+    place = abs(place) % period
+    return place if place < length else period - place
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _mirror(lines: Bytes, channels: int, hflip: bool, vflip: bool, out: Bytes) -> None:
+    rows = len(lines)
     for row in range(rows):
-        line, to = image[rows - 1 - row if vflip else row].reshape(-1), out[row].reshape(-1)
+        line, to = lines[rows - 1 - row if vflip else row], out[row]
         if not hflip:
             for place in range(to.size):
                 to[place] = line[place]
@@ -54,9 +75,8 @@ def _mirror(image: Bytes, hflip: bool, vflip: bool, out: Bytes) -> None:
             # A pixel of CTA and NCCT is moved as one number.
             _reverse(line.view(np.uint16), to.view(np.uint16))
         else:
-            for column in range(columns):
-                for channel in range(channels):
-                    to[column * channels + channel] = line[(columns - 1 - column) * channels + channel]
+            for channel in range(channels):
+                _reverse(line[channel::channels], to[channel::channels])
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
@@ -69,10 +89,10 @@ def _reverse(line: Any, to: Any) -> None:
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
 def _levels(alpha: np.float32, beta: np.float32, gamma: float) -> Bytes:
-    """What becomes of each grey level: the first step in single, gamma in double precision, each truncated."""
-    table = np.empty(GREYS, np.uint8)
-    white = np.float32(GREYS - 1)
-    for grey in range(GREYS):
+    """What becomes of each level: first in single, then, for gamma, in double precision, each truncated."""
+    table = np.empty(BINS, np.uint8)
+    white = np.float32(BINS - 1)
+    for grey in range(BINS):
         linear = np.floor(min(max(np.float32(grey) * alpha + beta, np.float32(0)), white))
         table[grey] = np.uint8(math.floor(math.pow(np.float64(linear) / 255.0, gamma) * 255.0))
     return table
@@ -97,45 +117,50 @@ def _without_border(kernel: Floats) -> Floats:
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def _filter(image: Bytes, kernel: Floats, out: Bytes) -> None:
+def _filter(lines: Bytes, channels: int, kernel: Floats, out: Bytes) -> None:
     """As `cv2.filter2D`: correlated, mirrored without the edge coming twice, rounded to even, cut to 0…255.
 
-    Holds as many lines in single precision as the kernel has rows, each with its edges mirrored.
+    Holds as many lines in single precision as the kernel has rows, each with what lies beyond its ends.
     """
-    rows, columns, channels = image.shape
+    rows = len(lines)
     side = len(kernel)
     reach = side // 2
-    lines = np.empty((side, (columns + 2 * reach) * channels), np.float32)
-    sums = np.empty(columns * channels, np.float32)
+    edge = reach * channels
+    held = np.empty((side, lines.shape[1] + 2 * edge), np.float32)
+    sums = np.empty(lines.shape[1], np.float32)
     for row in range(-reach, reach):
-        _load(image[mirrored(row, rows)], reach, lines[(row + side) % side])
+        _load(lines[mirrored(row, rows)], channels, edge, held[(row + side) % side])
     for row in range(rows):
-        _load(image[mirrored(row + reach, rows)], reach, lines[(row + reach) % side])
+        _load(lines[mirrored(row + reach, rows)], channels, edge, held[(row + reach) % side])
         sums[:] = 0
         for down in range(side):
-            line = lines[(row + down + side - reach) % side]
+            line = held[(row + down + side - reach) % side]
             if side == 3:
                 _add_3(sums, line, kernel[down], channels)
             elif side == 5:
                 _add_5(sums, line, kernel[down], channels)
             else:
                 _add_7(sums, line, kernel[down], channels)
-        to = out[row].reshape(-1)
-        for place in range(sums.size):
-            to[place] = np.uint8(np.rint(min(max(sums[place], np.float32(0)), np.float32(255))))
+        _round(sums, out[row])
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def _load(pixels: Bytes, reach: int, line: Floats) -> None:
-    columns, channels = pixels.shape
-    flat, inner = pixels.reshape(-1), line[reach * channels :]
-    for place in range(flat.size):
-        inner[place] = flat[place]
-    for beyond in range(1, reach + 1):
+def _load(line: Bytes, channels: int, edge: int, held: Floats) -> None:
+    inner = held[edge:]
+    for place in range(line.size):
+        inner[place] = line[place]
+    columns = line.size // channels
+    for beyond in range(1, edge // channels + 1):
         left, right = mirrored(-beyond, columns), mirrored(columns - 1 + beyond, columns)
         for channel in range(channels):
-            line[(reach - beyond) * channels + channel] = pixels[left, channel]
-            line[(reach + columns - 1 + beyond) * channels + channel] = pixels[right, channel]
+            held[edge - beyond * channels + channel] = line[left * channels + channel]
+            held[edge + line.size + (beyond - 1) * channels + channel] = line[right * channels + channel]
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _round(sums: Floats, out: Bytes) -> None:
+    for place in range(sums.size):
+        out[place] = np.uint8(np.rint(min(max(sums[place], np.float32(0)), np.float32(255))))
 
 
 # OpenCV adds up cell by cell, and multiplies and adds in one rounding where the processor can; so may these.
@@ -168,6 +193,174 @@ def _add_7(sums: Floats, line: Floats, cells: Floats, step: int) -> None:
         sums[x] = begun + c4 * l4[x] + c5 * l5[x] + c6 * l6[x]
 
 
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _equalise(lines: Bytes, channels: int, clip: float, out: Bytes) -> None:
+    """Equalises each channel by itself.
+
+    Args:
+        lines: uint8 [H, W·C].
+        channels: C.
+        clip: OpenCV's clip limit.
+        out: what comes of it, of the same shape; not the lines themselves.
+    """
+    rows, columns = len(lines), lines.shape[1] // channels
+    filled_up = 0 if rows % TILES == 0 and columns % TILES == 0 else 1
+    height, width = rows // TILES + filled_up, columns // TILES + filled_up
+    tables = _tables(lines, channels, height, width, clip)
+    up, down, below = _neighbours(rows, height)
+    left, right, beyond = _neighbours(columns, width)
+    weights = np.repeat(beyond, channels)
+    ends = np.searchsorted(left + right, np.maximum(2 * np.arange(GAPS) - 1, 0), side="right") * channels
+    ends[GAPS - 1] = columns * channels
+    packed = np.empty((GAPS, channels, BINS), np.uint32)
+    fours = np.empty(columns * channels, np.uint32)
+    last = -1
+    for row in range(rows):
+        if up[row] + down[row] != last:
+            last = up[row] + down[row]
+            for gap in range(GAPS):
+                _pack(tables[up[row]], tables[down[row]], gap, packed[gap])
+        start = 0
+        for gap in range(GAPS):
+            _look_up_fours(lines[row, start : ends[gap]], packed[gap], fours[start : ends[gap]])
+            start = ends[gap]
+        _blend(fours, weights, below[row], out[row])
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _tables(lines: Bytes, channels: int, height: int, width: int, clip: float) -> Bytes:
+    """The table of each tile and channel, uint8 [8, 8, C, 256]."""
+    tables = np.empty((TILES, TILES, channels, BINS), np.uint8)
+    counts = np.empty((COUNTERS, channels, BINS), np.int32)
+    area = height * width
+    limit = max(int(clip * area / BINS), 1)
+    for down in range(TILES):
+        for across in range(TILES):
+            counts[:] = 0
+            for row in range(down * height, (down + 1) * height):
+                _count(lines[mirrored(row, len(lines))], channels, across * width, width, counts)
+            for channel in range(channels):
+                total = counts[0, channel]
+                total += counts[1, channel]
+                _clip(total, limit)
+                _fill_table(total, np.float32(BINS - 1) / np.float32(area), tables[down, across, channel])
+    return tables
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _count(line: Bytes, channels: int, start: int, width: int, counts: Counts) -> None:
+    """Counts the grey levels of so many pixels; those beyond the end of the line are mirrored."""
+    columns = line.size // channels
+    inside = max(min(width, columns - start), 0)
+    if channels == 2:
+        _count_pairs(line[2 * start : 2 * (start + inside)], counts)
+    else:
+        for column in range(start, start + inside):
+            for channel in range(channels):
+                counts[column % COUNTERS, channel, line[column * channels + channel]] += 1
+    for column in range(start + inside, start + width):
+        for channel in range(channels):
+            counts[0, channel, line[mirrored(column, columns) * channels + channel]] += 1
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _count_pairs(pixels: Bytes, counts: Counts) -> None:
+    """The same for two channels, two pixels at a time."""
+    first, second, third, fourth = counts[0, 0], counts[0, 1], counts[1, 0], counts[1, 1]
+    for four in range(pixels.size // 4):
+        first[pixels[4 * four]] += 1
+        second[pixels[4 * four + 1]] += 1
+        third[pixels[4 * four + 2]] += 1
+        fourth[pixels[4 * four + 3]] += 1
+    if pixels.size % 4:
+        first[pixels[pixels.size - 2]] += 1
+        second[pixels[pixels.size - 1]] += 1
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _clip(counts: Counts, limit: int) -> None:
+    """Cuts counts at the limit and shares out what was cut; the rest goes to every so many-th grey."""
+    cut = 0
+    for grey in range(BINS):
+        cut += max(counts[grey] - limit, 0)
+        counts[grey] = min(counts[grey], limit)
+    counts += np.int32(cut // BINS)
+    rest = cut % BINS
+    if rest:
+        step = max(BINS // rest, 1)
+        counts[: rest * step : step] += np.int32(1)
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _fill_table(counts: Counts, scale: np.float32, table: Bytes) -> None:
+    total = np.int32(0)
+    for grey in range(BINS):
+        total += counts[grey]
+        counts[grey] = total
+    for grey in range(BINS):
+        table[grey] = np.uint8(min(np.rint(np.float32(counts[grey]) * scale), np.float32(BINS - 1)))
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _neighbours(length: int, tile: int) -> tuple[Places, Places, Floats]:
+    """Of each place on an axis: the tiles whose centres it lies between, and the weight of the second."""
+    first, second = np.empty(length, np.int64), np.empty(length, np.int64)
+    weight = np.empty(length, np.float32)
+    inverse = np.float32(1) / np.float32(tile)
+    for place in range(length):
+        along = np.float32(place) * inverse - np.float32(0.5)
+        before = np.floor(along)
+        weight[place] = along - before
+        first[place] = max(int(before), 0)
+        second[place] = min(int(before) + 1, TILES - 1)
+    return first, second, weight
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _pack(above: Bytes, below: Bytes, gap: int, packed: Fours) -> None:
+    """The four tables around a gap, a byte each: above left, above right, below left, below right."""
+    left, right = max(gap - 1, 0), min(gap, TILES - 1)
+    for channel in range(len(packed)):
+        first, second = above[left, channel], above[right, channel]
+        third, fourth = below[left, channel], below[right, channel]
+        to = packed[channel]
+        for grey in range(BINS):
+            low = np.uint32(first[grey]) | np.uint32(second[grey]) << np.uint32(8)
+            high = np.uint32(third[grey]) << np.uint32(16) | np.uint32(fourth[grey]) << np.uint32(24)
+            to[grey] = low | high
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _look_up_fours(pixels: Bytes, packed: Fours, fours: Fours) -> None:
+    channels = len(packed)
+    if channels == 2:
+        first, second = packed[0], packed[1]
+        for pair in range(pixels.size // 2):
+            fours[2 * pair] = first[pixels[2 * pair]]
+            fours[2 * pair + 1] = second[pixels[2 * pair + 1]]
+    else:
+        for place in range(pixels.size // channels):
+            for channel in range(channels):
+                value = place * channels + channel
+                fours[value] = packed[channel, pixels[value]]
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _blend(fours: Fours, weights: Floats, below: np.float32, out: Bytes) -> None:
+    """Bilinear; nothing may be multiplied and added in one rounding here, since OpenCV does not."""
+    byte, one = np.uint32(255), np.float32(1)
+    above = one - below
+    for place in range(out.size):
+        four, right = fours[place], weights[place]
+        left = one - right
+        first = np.float32(np.int32(four & byte))
+        second = np.float32(np.int32(four >> np.uint32(8) & byte))
+        third = np.float32(np.int32(four >> np.uint32(16) & byte))
+        fourth = np.float32(np.int32(four >> np.uint32(24)))
+        grey = (first * left + second * right) * above + (third * left + fourth * right) * below
+        out[place] = np.uint8(np.int32(np.rint(grey)))
+
+
 @njit(  # type: ignore[untyped-decorator]
     "void(uint8[:, :, ::1], uint8[:, :, ::1], float64[::1], uint8[:, :, ::1], uint8[:, :, ::1])", cache=True
 )
@@ -179,47 +372,56 @@ def alter(image: Bytes, mask: Bytes, parameters: NDArray[np.float64], out: Bytes
         parameters: float64 [57], a row of `packed`.
         out, out_mask: what comes of them, of the same shapes.
     """
+    rows, channels = len(image), image.shape[2]
     hflip, vflip = parameters[HFLIP] == 1, parameters[VFLIP] == 1
     blurs, equalises = parameters[BLUR] == 1, parameters[CLIP] > 0
-    _mirror(mask, hflip, vflip, out_mask)
+    _mirror(mask.reshape(rows, -1), 1, hflip, vflip, out_mask.reshape(rows, -1))
     # Blur and CLAHE go from one of two buffers to the other, and the last step is to end in `out`.
-    spare = np.empty_like(image) if blurs or equalises else out
-    here, there = (spare, out) if blurs != equalises else (out, spare)
-    _mirror(image, hflip, vflip, here)
+    last = out.reshape(rows, -1)
+    spare = np.empty_like(last) if blurs or equalises else last
+    here, there = (spare, last) if blurs != equalises else (last, spare)
+    _mirror(image.reshape(rows, -1), channels, hflip, vflip, here)
     if parameters[LEVELS] == 1:
         table = _levels(np.float32(parameters[ALPHA]), np.float32(parameters[BETA]), parameters[GAMMA])
         _look_up(here.reshape(-1), table)
     if blurs:
         cells = parameters[len(SCALARS) :].astype(np.float32)
-        _filter(here, _without_border(cells.reshape(KERNEL_SIDE, KERNEL_SIDE)), there)
+        _filter(here, channels, _without_border(cells.reshape(KERNEL_SIDE, KERNEL_SIDE)), there)
         here, there = there, here
     if equalises:
-        equalise(here, parameters[CLIP], there)
+        _equalise(here, channels, parameters[CLIP], there)
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def _scale(pixels: Bytes, scale: np.float32, out: Floats) -> None:
-    for number in range(out.size):
-        out[number] = np.float32(pixels[number]) * scale
+def _numbers(address: int, count: int) -> Places:
+    """So many numbers of 64 bits, which may be addresses."""
+    numbers: Places = carray(address_as_void_pointer(address), (count,), np.int64)
+    return numbers
 
 
-@njit("void(uint8[:, :, ::1], float32, float32[:, :, ::1])", cache=True)  # type: ignore[untyped-decorator]
-def place(image: Bytes, scale: np.float32, out: Floats) -> None:
-    """Centre-pads with 0, an odd pixel going to the bottom or right, and scales.
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _bytes(address: int, shape: Places) -> Bytes:
+    pixels: Bytes = carray(address_as_void_pointer(address), (shape[0], shape[1], shape[2]), np.uint8)
+    return pixels
 
-    Args:
-        image: uint8 [H, W, C].
-        scale: what each grey level is multiplied by.
-        out: float32 [S, S, C], no smaller than the image.
-    """
-    rows, columns, channels = image.shape
-    side = len(out)
-    top, left = (side - rows) // 2, (side - columns) // 2 * channels
-    right = left + columns * channels
-    out[:top] = 0
-    out[top + rows :] = 0
-    for row in range(rows):
-        to = out[top + row].reshape(-1)
-        to[:left] = 0
-        _scale(image[row].reshape(-1), scale, to[left:right])
-        to[right:] = 0
+
+@cfunc(SETUP, cache=True)  # type: ignore[untyped-decorator]
+def setup_alter(
+    out_shapes: int, _axes: int, outs: int, in_shapes: int, _in_axes: int, _ins: int, samples: int
+) -> None:
+    """Outputs are as large as the first inputs."""
+    to, given = _numbers(out_shapes, outs * samples), _numbers(in_shapes, outs * samples)
+    for number in range(outs * samples):
+        _numbers(to[number], 3)[:] = _numbers(given[number], 3)
+
+
+@cfunc(RUN, cache=True)  # type: ignore[untyped-decorator]
+def run_alter(
+    outs: int, _shapes: int, _axes: int, count: int, ins: int, in_shapes: int, _in_axes: int, in_count: int
+) -> None:
+    """Image, mask and parameters in, image and mask out."""
+    to, given, shapes = _numbers(outs, count), _numbers(ins, in_count), _numbers(in_shapes, in_count)
+    of_image, of_mask = _numbers(shapes[0], 3), _numbers(shapes[1], 3)
+    parameters = carray(address_as_void_pointer(given[2]), (PARAMETERS,), np.float64)
+    image, mask = _bytes(given[0], of_image), _bytes(given[1], of_mask)
+    alter(image, mask, parameters, _bytes(to[0], of_image), _bytes(to[1], of_mask))

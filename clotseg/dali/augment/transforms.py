@@ -16,9 +16,9 @@ from nvidia.dali.pipeline import do_not_convert
 
 from clotseg.config import AugmentConfig
 from clotseg.dali.augment.clahe import equalise
-from clotseg.dali.augment.compiled import packed
 from clotseg.dali.augment.noise import add_noise
 from clotseg.dali.augment.on_cpu import altered
+from clotseg.dali.augment.packed import packed
 from clotseg.dali.augment.parameters import (
     NO_WARP,
     PARAMETER_TYPES,
@@ -295,8 +295,7 @@ def _change_levels(images: DataNode, parameters: Parameters) -> DataNode:
 
 
 def _levels(grey: DataNode, parameters: Parameters) -> DataNode:
-    """Brightness and contrast, then gamma, in the precision of albumentations: single for the first, double for
-    gamma.
+    """Brightness and contrast in single, then gamma in double precision, as albumentations has them.
 
     With gamma 1 the second changes no level; in single precision it would tip a few over. DALI holds
     constants in single precision, which is exact for 255 but not for 1/255.
