@@ -14,7 +14,7 @@ from nvidia.dali import fn, pipeline_def, types
 
 from clotseg.dali.augment.parameters import Columns, DataNode
 from clotseg.dali.augment.transforms import Bounds, transform
-from clotseg.dali.padded import placed
+from clotseg.dali.padding import placed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,14 +99,5 @@ def _pipeline(
         images, masks = images.gpu(), masks.gpu()
     if augment is not None:
         images, masks = transform(images, masks, augment.parameters, augment.bounds)
-    if on_gpu:
-        images = fn.cast(_centre_pad(images, size), dtype=types.FLOAT) * (1.0 / 255.0)
-        masks = fn.cast(_centre_pad(masks, size), dtype=types.FLOAT)
-    else:
-        images, masks = placed(images, masks, size)
+    images, masks = placed(images, masks, size)
     return images, masks, record["uid"]
-
-
-def _centre_pad(images: DataNode, size: int) -> DataNode:
-    """Zeros around; an odd pixel goes to the bottom or right."""
-    return fn.crop(images, crop=(size, size), out_of_bounds_policy="pad", fill_values=0, rounding="truncate")

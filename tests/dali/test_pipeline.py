@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from nvidia.dali import fn, pipeline_def
 
 from clotseg.config import AugmentConfig
+from clotseg.dali.padding import placed
 from clotseg.dali.pipeline import slice_pipeline
 from clotseg.prep.shards import index_name
 from tests.dali.conftest import NOTHING, SIZE, Recorded, drawn_by
@@ -66,6 +68,26 @@ def test_slices_of_any_size_are_centred_amid_zeros_with_an_odd_pixel_at_the_bott
     expected_images, expected_masks = recorded.padded(np.array(uids))
     np.testing.assert_allclose(images, expected_images, rtol=2e-7, atol=0)
     np.testing.assert_array_equal(masks, expected_masks)
+
+
+def test_padding_by_the_operators_of_a_gpu_gives_the_same_bits() -> None:
+    random = np.random.default_rng(3)
+    shapes = [(1, 1), (7, 5), (48, 48), (33, 48), (46, 31)]
+    images = [random.integers(0, 256, (*shape, 2), np.uint8) for shape in shapes]
+    masks = [random.integers(0, 2, (*shape, 1), np.uint8) for shape in shapes]
+
+    @pipeline_def(batch_size=len(shapes), num_threads=1, device_id=None)
+    def pipeline() -> tuple[Any, ...]:
+        slices = fn.external_source(source=lambda: (images, masks), num_outputs=2, layout=["HWC", "HWC"])
+        return (*placed(*slices, SIZE, compiled=True), *placed(*slices, SIZE, compiled=False))
+
+    built = pipeline()
+    built.build()
+    compiled_images, compiled_masks, *by_operators = (np.array(part.as_array()) for part in built.run())
+    assert compiled_images.any()
+    assert compiled_masks.any()
+    np.testing.assert_array_equal(compiled_images, by_operators[0])
+    np.testing.assert_array_equal(compiled_masks, by_operators[1])
 
 
 def test_images_are_fractions_of_255_and_masks_0_or_1(

@@ -1,7 +1,7 @@
-"""Padding and scaling of one slice, compiled for the CPU: uint8 HWC in, float32 squares out.
+"""Padding and scaling: uint8 slices of any size in, float32 squares out.
 
-DALI's own operators write a slice three times: padded, as floats, and scaled; this writes it once. All that
-is compiled stands in one file, for the reason that `clotseg.dali.augment.compiled` gives.
+DALI's operators write a slice three times: padded, as floats, and scaled. What is compiled for the CPU writes
+it once; it all stands in this file, for the reason that `clotseg.dali.augment.compiled` gives.
 """
 
 from functools import cache
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import carray, cfunc, njit
 from numpy.typing import NDArray
-from nvidia.dali import types
+from nvidia.dali import fn, types
 from nvidia.dali.plugin.numba import address_as_void_pointer
 
 from clotseg.dali.augment.compiled import RUN, SETUP
@@ -24,19 +24,33 @@ WHITE = np.float32(1 / 255)
 """What an image's grey levels are multiplied by."""
 
 
-def placed(images: DataNode, masks: DataNode, size: int) -> tuple[DataNode, DataNode]:
-    """Centre-padded and made float, as `place` does it.
+def placed(
+    images: DataNode, masks: DataNode, size: int, *, compiled: bool | None = None
+) -> tuple[DataNode, DataNode]:
+    """Slices amid zeros, an odd pixel going to the bottom or right, as floats.
 
     Args:
         images, masks: uint8 HWC.
         size: S, no smaller than any slice.
+        compiled: whether `place` does it instead of DALI's operators, which only a CPU can run; None is where
+            it can.
 
     Returns:
         Images float32 [S, S, C] of 0…1, and masks float32 [S, S, 1] of 0 and 1.
     """
-    # An operator learns how large its outputs are from the shapes of its inputs alone.
-    side = types.Constant(np.zeros(size, np.uint8), device="cpu")
-    return tuple(_placing()(images, masks, side))
+    if images.device == "cpu" if compiled is None else compiled:
+        # An operator learns how large its outputs are from the shapes of its inputs alone.
+        side = types.Constant(np.zeros(size, np.uint8), device="cpu")
+        return tuple(_placing()(images, masks, side))
+    images, masks = _cropped(images, size), _cropped(masks, size)
+    return images * (1.0 / 255.0), masks
+
+
+def _cropped(images: DataNode, size: int) -> DataNode:
+    cropped = fn.crop(
+        images, crop=(size, size), out_of_bounds_policy="pad", fill_values=0, rounding="truncate"
+    )
+    return fn.cast(cropped, dtype=types.FLOAT)
 
 
 @cache
