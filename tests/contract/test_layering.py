@@ -13,7 +13,7 @@ import clotseg
 ROOT = Path(clotseg.__file__).parent
 HEAVY = (
     *("tensorflow", "keras", "nvidia", "matplotlib", "albumentations", "scipy", "skimage", "nibabel"),
-    *("highdicom", "pydicom", "SimpleITK"),
+    *("highdicom", "numba", "pydicom", "SimpleITK"),
 )
 
 SHARED = ("errors", "recipes", "config", "project", "artifact", "quiet", "console", "telemetry", "dashboard")
@@ -37,10 +37,13 @@ MAY_IMPORT = {
 
 HEAVY_AT_MODULE_LEVEL = {
     "dali/augment/clahe.py": {"nvidia"},
+    "dali/augment/compiled.py": {"numba", "nvidia"},
     "dali/augment/noise.py": {"nvidia"},
+    "dali/augment/on_cpu.py": {"nvidia"},
     "dali/augment/rerun.py": {"nvidia"},
     "dali/augment/sampler.py": {"nvidia"},
     "dali/augment/transforms.py": {"nvidia"},
+    "dali/padding.py": {"numba", "nvidia"},
     "dali/pipeline.py": {"nvidia"},
     "evaluate/agreement.py": {"scipy"},
     "evaluate/charts.py": {"matplotlib"},
