@@ -11,6 +11,7 @@ from math import ceil
 
 import numpy as np
 from nvidia.dali import fn, math, types
+from nvidia.dali.pipeline import do_not_convert
 
 from clotseg.dali.augment.parameters import DataNode
 
@@ -26,6 +27,7 @@ def largest_tile_area(largest_side: int) -> int:
     return (largest_side // TILES + 1) ** 2
 
 
+@do_not_convert  # type: ignore[untyped-decorator]
 def rungs_needed(largest_clip: float, smallest_clip: float, largest_area: int) -> list[int]:
     """Numbers of the rungs that some tile area up to the largest makes use of, ascending."""
     used = {0}
