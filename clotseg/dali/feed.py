@@ -212,17 +212,16 @@ class Feed:
         self._served = range(plan.uids.shape[1]) if replicas is None else replicas
         steps, _, batch = plan.uids.shape
         self._steps_a_run = min(max(1, AT_ONCE // batch), max(1, steps - first_step)) if augment else 1
-        runs = -(-(steps - first_step) // self._steps_a_run)
         self._log_parameters = log_parameters
         self.waited_s = 0.0
-        lanes = [min(runs, settings.lanes(gpu, augmented=augment is not None)) for gpu in settings.gpus]
+        lanes = [min(self.runs, settings.lanes(gpu, augmented=augment is not None)) for gpu in settings.gpus]
         augmentation = self._augmentation(augment, seed, epoch, max(1, *lanes))
         builder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clotseg-feed")
         length = max(1, STRETCH // (self._steps_a_run * batch))
         self._lanes = [
             [
                 Relay(
-                    stretches(range(lane, runs, count), length),
+                    stretches(range(lane, self.runs, count), length),
                     partial(self._build, cohort, replica, gpu, augmentation),
                     builder,
                 )
@@ -295,6 +294,20 @@ class Feed:
             log.append(columns)
         return columns
 
+    @property
+    def steps_a_run(self) -> int:
+        """Steps whose slices DALI makes together."""
+        return self._steps_a_run
+
+    @property
+    def runs(self) -> int:
+        """How many runs a replica's pipelines make."""
+        return -(-(len(self._plan.uids) - self._first_step) // self._steps_a_run)
+
+    def take_run(self, number: int) -> list[tuple[Sequence[Any], Columns | None]]:
+        """A run of each replica as DALI gives it, instead of iterating: to be taken once, in order."""
+        return [lanes[number % len(lanes)].take() for lanes in self._lanes]
+
     def __iter__(self) -> Iterator[list[ReplicaBatch]]:
         """Yields each step's batches, one for each replica that is served.
 
@@ -306,10 +319,7 @@ class Feed:
             run, place = divmod(number, self._steps_a_run)
             if place == 0:
                 started = time.perf_counter()
-                runs = [
-                    _to_tensorflow(*lanes[run % len(lanes)].take(), self._steps_a_run)
-                    for lanes in self._lanes
-                ]
+                runs = [_to_tensorflow(*taken, self._steps_a_run) for taken in self.take_run(run)]
                 self.waited_s += time.perf_counter() - started
             batches = [of_replica[place] for of_replica in runs]
             for batch, expected in zip(batches, uids, strict=True):
