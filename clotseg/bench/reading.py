@@ -68,5 +68,7 @@ def _read(file: Path, most_s: float) -> tuple[int, float]:
 def _chunks(file: Path, until: float) -> Iterator[int]:
     buffer = bytearray(CHUNK_BYTES)
     with file.open("rb", buffering=0) as stream:
-        while (read := stream.readinto(buffer)) and time.perf_counter() < until:
+        while read := stream.readinto(buffer):
             yield read
+            if time.perf_counter() >= until:
+                break

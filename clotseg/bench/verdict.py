@@ -104,8 +104,11 @@ def _told(bottleneck: Bottleneck, figures: Figures) -> str:
     share = f"training runs at {min(1, figures.training / figures.constant):.0%} of its step's speed"
     pace = f"the feed gives {figures.feed:.0f} slices/s, the step takes {figures.constant:.0f}"
     without = f"{figures.plain:.0f} slices/s come without augmentation, {figures.feed:.0f} with it"
+    own = 1 / figures.constant / (1 / figures.constant + 1 / figures.feed)
+    waits = figures.training < CLOSE * figures.constant
     return {
-        "step": f"{share}: the network's own arithmetic sets the pace",
+        "step": f"{share}: the network's own arithmetic "
+        + (f"takes {own:.0%} of a slice's time, its input the rest" if waits else "sets the pace"),
         "disk": f"{share}: the shards outgrow the memory, and the disk gives {figures.disk:.0f} slices/s",
         "reading": f"{share}: reading, decoding and padding take most of the input's time; {pace}",
         "augmentation": f"{share}: augmentation takes most of the input's time; {without}",
@@ -119,10 +122,8 @@ def _change(bottleneck: Bottleneck, figures: Figures) -> str | None:
     if bottleneck == "reading":
         return threads
     if bottleneck == "augmentation":
-        return (
-            threads
-            or f"switch transforms off in `[augment]`: at most {_without(figures):.0f} slices/s follow"
-        )
+        gain = f"switch transforms off in `[augment]`: at most {_without(figures):.0f} slices/s follow"
+        return (threads if figures.on_cpu else None) or gain  # A GPU augments without these threads.
     if bottleneck == "waiting":
         return f"make more batches ahead: `[runtime] prefetch`, now {figures.prefetch}"
     if bottleneck == "disk":

@@ -67,8 +67,8 @@ def test_what_is_read_is_counted_in_slices(tmp_path: Path, read: Any) -> None:
     files = [tmp_path / name for name in ("one", "two")]
     for file in files:
         file.write_bytes(bytes(3_000))
-    rate = read(files, 1_000, 0.01)
-    assert rate.slices >= 6
+    rate = read(files, 1_000, seconds=0.01)
+    assert rate.slices >= 3, "something is read, however slow the disk"
     assert rate.slices % 3 == 0, "whole files, as these are read at once"
 
 

@@ -40,12 +40,21 @@ def test_augmentation_slower_than_the_gpu_is_named_with_what_it_costs() -> None:
     assert not [note for note in verdict.notes if "times as fast" in note]
 
 
-@pytest.mark.parametrize("figures", [{"augmented": 400}, {"augmented": 300, "plain": 310}], ids=str)
-def test_idle_cores_are_offered_to_dali_first(figures: dict[str, float]) -> None:
-    slow = replace(FAST, feed=300, training=290, constant=5_000, spare_threads=6, **figures)
-    assert "threads" in str(judge(slow).change)
-    without_cores = judge(replace(slow, spare_threads=0))
-    assert "threads" not in str(without_cores.change)
+@pytest.mark.parametrize(
+    ("augments", "on_cpu", "helps"),
+    [(False, True, True), (False, False, True), (True, True, True), (True, False, False)],
+)
+def test_idle_cores_are_offered_to_dali_where_the_work_is_theirs(
+    augments: bool, on_cpu: bool, helps: bool
+) -> None:
+    slow = replace(
+        FAST, feed=300, training=290, constant=5_000, spare_threads=6, on_cpu=on_cpu, augmented=305.0
+    )
+    slow = slow if augments else replace(slow, plain=310)
+    verdict = judge(slow)
+    assert verdict.bottleneck == ("augmentation" if augments else "reading")
+    assert ("threads" in str(verdict.change)) == helps
+    assert "threads" not in str(judge(replace(slow, spare_threads=0)).change)
 
 
 def test_reading_is_the_bottleneck_where_augmentation_adds_little() -> None:
@@ -85,6 +94,7 @@ CPU = replace(FAST, on_cpu=True, plain=8_000, augmented=900, feed=880, constant=
 
 def test_on_a_cpu_the_dearest_part_of_a_slices_time_is_the_bottleneck() -> None:
     assert judge(CPU).bottleneck == "step"
+    assert "90% of a slice's time" in judge(CPU).told, "10 ms of 10 + 1/0.88"
     small_network = replace(CPU, constant=2_000, training=610)
     verdict = judge(small_network)
     assert verdict.bottleneck == "augmentation"
