@@ -38,8 +38,9 @@ SIZE_STEP = 16
 AT_ONCE = 64
 """Operators take a while to start, so a pipeline augments up to so many slices of some steps together."""
 
-STRETCH = 2**13
-"""So many slices a pipeline is opened for. Opening one takes about 30 ms, and some 10 µs more a slice."""
+STRETCH, FIRST_STRETCH = 2**13, 2**11
+"""So many slices a pipeline is opened for, the first of a long epoch for fewer, as training waits for it.
+Opening one takes about 30 ms, and 6 µs more a slice where one in six is followed by another shard."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -217,11 +218,11 @@ class Feed:
         lanes = [min(self.runs, settings.lanes(gpu, augmented=augment is not None)) for gpu in settings.gpus]
         augmentation = self._augmentation(augment, seed, epoch, max(1, *lanes))
         builder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clotseg-feed")
-        length = max(1, STRETCH // (self._steps_a_run * batch))
+        first, length = (max(1, slices // (self._steps_a_run * batch)) for slices in (FIRST_STRETCH, STRETCH))
         self._lanes = [
             [
                 Relay(
-                    stretches(range(lane, self.runs, count), length),
+                    stretches(range(lane, self.runs, count), first=first, length=length),
                     partial(self._build, cohort, replica, gpu, augmentation),
                     builder,
                 )

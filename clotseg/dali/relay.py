@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from clotseg.dali.augment.parameters import Columns
@@ -49,6 +50,9 @@ class Relay:
         return start()
 
 
-def stretches(turns: range, length: int) -> list[range]:
-    """The turns, cut into parts of this length."""
-    return [turns[first : first + length] for first in range(0, len(turns), length)]
+def stretches(turns: range, *, first: int, length: int) -> list[range]:
+    """The turns, cut into parts of this length where they are more; the first part is shorter then."""
+    if len(turns) <= length:
+        return [turns]
+    cuts = [0, *range(min(first, length), len(turns), length), len(turns)]
+    return [turns[start:stop] for start, stop in pairwise(cuts)]
