@@ -20,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -28,9 +28,10 @@ from typing import Any
 
 from augment import albumentations_with_clahe, six
 
+from clotseg.bench.training import keep, take_steps
 from clotseg.config import AugmentConfig, Config, FeedConfig, NetworkConfig, RuntimeConfig, load_config
 from clotseg.console import PlainProgress
-from clotseg.dali.feed import Feed, FeedSettings, ReplicaBatch, SlicedCohort, open_cohort
+from clotseg.dali.feed import Feed, FeedSettings, SlicedCohort, open_cohort
 from clotseg.dali.order import plan_training
 from clotseg.phantom import write_cohort
 from clotseg.prep.stages import read_sliced, run_prep
@@ -110,24 +111,8 @@ def make_cohort(folder: Path, side: int) -> SlicedCohort:
     return open_cohort(project.sliced / "Training", read_sliced(project, "Training"))
 
 
-def take_steps(
-    step: TrainStep, batches: Iterable[list[ReplicaBatch]], weights: Sequence[Any], clock: Clock
-) -> None:
-    """Takes steps as the loop does: one is started before the loss of the one before is read."""
-    in_flight: list[Any] = []
-    for number, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
-        in_flight.append((step(batch, weight, number=number), batch))
-        if len(in_flight) > 1:
-            in_flight.pop(0)[0].numpy()
-            clock.step_ended()
-    in_flight.pop()[0].numpy()
-    clock.step_ended()
-
-
 def build_ours(setting: Setting) -> tuple[Turn, Turn]:
     """`ours` and `constant`, which share one network."""
-    import tensorflow as tf
-
     with setting.devices.strategy.scope():
         model = build_unet(setting.network, size=setting.side, channels=2)
         optimizer = make_optimizer(PUBLISHED.train, model)
@@ -156,16 +141,16 @@ def build_ours(setting: Setting) -> tuple[Turn, Turn]:
 
     batch_of_one, (weight,) = feed(1)
     ((first,),) = batch_of_one
-    kept = ReplicaBatch(
-        images=tf.identity(first.images), masks=tf.identity(first.masks), uids=first.uids, parameters=[]
-    )
+    kept = keep(first)
 
     def ours(steps: int, clock: Clock) -> None:
         batches, weights = feed(steps)
-        take_steps(step, batches, weights, clock)
+        for _ in take_steps(step, batches, weights):
+            clock.step_ended()
 
     def constant(steps: int, clock: Clock) -> None:
-        take_steps(step, [[kept]] * steps, [weight] * steps, clock)
+        for _ in take_steps(step, [[kept]] * steps, [weight] * steps):
+            clock.step_ended()
 
     return ours, constant
 

@@ -89,6 +89,24 @@ def _or_dash(value: object, pattern: str = "{}") -> str:
     return "–" if value is None else pattern.format(value)
 
 
+def bench_table(result: dict[str, Any]) -> RenderableType:
+    """What `run_bench` returned; the bottleneck and what to change stand below."""
+    table = _table("stage", "slices/s", "MB/s of shards")
+    for stage in result["stages"]:
+        table.add_row(stage["what"], f"{stage['slices_per_s']:,.1f}", f"{stage['mb_per_s']:,.1f}")
+    data, settings, verdict = result["data"], result["settings"], result["verdict"]
+    source = "the project's" if data["source"] == "project" else "a phantom's: the project has none yet"
+    facts = {
+        "slices": f"{data['slices']}, {source}",
+        "on": f"{result['machine']['devices']}, {result['machine']['cores']} cores",
+        "network": f"{settings['filters']} filters, depth {settings['depth']}, {settings['size']}², "
+        f"batches of {settings['batch_size']}",
+        "bottleneck": verdict["told"],
+        "change": verdict["change"] or "nothing: no setting follows from these figures",
+    }
+    return Group(table, _facts(facts), *(Text(note) for note in verdict["notes"]))
+
+
 def test_table(result: dict[str, Any]) -> RenderableType:
     """What `score_test_cohort` returned."""
     table = _table("case", "Dice", "found", "false clots", "voxels true", "voxels predicted")

@@ -23,6 +23,7 @@ COMMANDS = (
     "train",
     "launch",
     "runs",
+    "bench",
     "test",
     "predict",
     "export",

@@ -9,11 +9,11 @@ import traceback
 from types import FrameType
 from typing import NoReturn
 
-from clotseg.cli import evaluating, importing, preparing, training
+from clotseg.cli import benching, evaluating, importing, preparing, training
 from clotseg.cli.application import app
 from clotseg.errors import Interrupted, root_of
 
-__all__ = ["app", "evaluating", "importing", "main", "preparing", "training"]
+__all__ = ["app", "benching", "evaluating", "importing", "main", "preparing", "training"]
 
 
 def main() -> NoReturn:

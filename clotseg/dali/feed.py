@@ -6,12 +6,15 @@ epoch, and whether it is read from its start or taken up at a later step.
 
 DALI is run for some steps at a time. Where slices are augmented on the CPU, several pipelines of one thread
 each, the lanes, take turns at the runs: within a pipeline, threads wait for one another after each operator.
+
+A pipeline reads its whole index when it is opened. So it is given a stretch of the epoch, and the pipeline of
+the next stretch is opened while the first runs: an epoch starts as soon whether it is short or long.
 """
 
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +26,9 @@ from numpy.typing import NDArray
 from clotseg.config import AugmentConfig
 from clotseg.dali.augment.draws import EpochDraws
 from clotseg.dali.augment.parameters import Columns, ParameterRecord, to_records
+from clotseg.dali.indices import index_files, read_index
 from clotseg.dali.order import EpochPlan
+from clotseg.dali.relay import Relay, stretches
 from clotseg.errors import CorruptArtifactError
 from clotseg.prep.shards import index_name
 
@@ -32,6 +37,10 @@ Tensor = Any  # TensorFlow ships no types
 SIZE_STEP = 16
 AT_ONCE = 64
 """Operators take a while to start, so a pipeline augments up to so many slices of some steps together."""
+
+STRETCH, FIRST_STRETCH = 2**13, 2**11
+"""So many slices a pipeline is opened for, the first of a long epoch for fewer, as training waits for it.
+Opening one takes about 30 ms, and 6 µs more a slice where one in six is followed by another shard."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +89,7 @@ def open_cohort(folder: Path, manifest: dict[str, Any]) -> SlicedCohort:
     """
     shards = tuple(folder / shard["name"] for shard in manifest["shards"])
     offsets = tuple(
-        _read_index(path.with_name(index_name(path.name)), path, shard["records"])
+        read_index(path.with_name(index_name(path.name)), path, shard["records"])
         for path, shard in zip(shards, manifest["shards"], strict=True)
     )
     records = [case["records"] for case in manifest["cases"]]
@@ -90,22 +99,6 @@ def open_cohort(folder: Path, manifest: dict[str, Any]) -> SlicedCohort:
         case_of=np.repeat(np.arange(len(records)), records),
         case_names=tuple(case["case"] for case in manifest["cases"]),
     )
-
-
-def _read_index(index: Path, shard: Path, records: int) -> NDArray[np.int64]:
-    try:
-        offsets = np.array(index.read_text(encoding="ascii").split(), np.int64).reshape(-1, 2)
-    except (OSError, ValueError, OverflowError) as error:
-        raise CorruptArtifactError(f"is not a DALI index ({error})", where=index) from error
-    ends = offsets.sum(axis=1)
-    contiguous = len(offsets) and offsets[0, 0] == 0 and np.array_equal(offsets[1:, 0], ends[:-1])
-    if not contiguous or len(offsets) != records or ends[-1] != shard.stat().st_size:
-        raise CorruptArtifactError(
-            f"does not describe {shard.name} with its {records} records",
-            where=index,
-            fix="run `clotseg prep --slice force`",
-        )
-    return offsets
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,6 +147,7 @@ class Lane:
     def __init__(self, pipeline: Any, *, runs: int, ahead: int, log: deque[Columns]) -> None:
         """Starts `ahead` runs, the pipeline's `prefetch`; it logs what is done to each, if at all."""
         self._pipeline = pipeline
+        self._to_take = runs
         self._to_start = runs - ahead
         self._log = log
         # The first call starts as many runs as the pipeline is to make ahead, any later one a single run.
@@ -162,11 +156,22 @@ class Lane:
     def take(self) -> tuple[Sequence[Any], Columns | None]:
         """The next run, and what was done to its slices where that is logged; starts one more meanwhile."""
         outputs = self._pipeline.outputs()
+        self._to_take -= 1
         columns = self._log.popleft() if self._log else None
         if self._to_start:
             self._pipeline.schedule_run()
             self._to_start -= 1
         return outputs, columns
+
+    @property
+    def all_started(self) -> bool:
+        """Whether it has started the last of its runs."""
+        return self._to_start == 0
+
+    @property
+    def all_taken(self) -> bool:
+        """Whether there is no run left to take."""
+        return self._to_take == 0
 
 
 class Feed:
@@ -208,42 +213,42 @@ class Feed:
         self._served = range(plan.uids.shape[1]) if replicas is None else replicas
         steps, _, batch = plan.uids.shape
         self._steps_a_run = min(max(1, AT_ONCE // batch), max(1, steps - first_step)) if augment else 1
-        runs = -(-(steps - first_step) // self._steps_a_run)
         self._log_parameters = log_parameters
         self.waited_s = 0.0
-        lanes = [min(runs, settings.lanes(gpu, augmented=augment is not None)) for gpu in settings.gpus]
+        lanes = [min(self.runs, settings.lanes(gpu, augmented=augment is not None)) for gpu in settings.gpus]
         augmentation = self._augmentation(augment, seed, epoch, max(1, *lanes))
-        with tempfile.TemporaryDirectory(prefix="clotseg-index-") as scratch:
-            self._lanes = [
-                [
-                    self._open(cohort, replica, gpu, slice(lane, None, count), augmentation, Path(scratch))
-                    for lane in range(count)
-                ]
-                for replica, gpu, count in zip(self._served, settings.gpus, lanes, strict=True)
+        builder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clotseg-feed")
+        first, length = (max(1, slices // (self._steps_a_run * batch)) for slices in (FIRST_STRETCH, STRETCH))
+        self._lanes = [
+            [
+                Relay(
+                    stretches(range(lane, self.runs, count), first=first, length=length),
+                    partial(self._build, cohort, replica, gpu, augmentation),
+                    builder,
+                )
+                for lane in range(count)
             ]
+            for replica, gpu, count in zip(self._served, settings.gpus, lanes, strict=True)
+        ]
 
-    def _open(
+    def _build(
         self,
         cohort: SlicedCohort,
         replica: int,
         gpu: int | None,
-        turns: slice,
-        augmentation: Callable[[int, slice, deque[Columns]], Any] | None,
-        scratch: Path,
-    ) -> Lane:
-        """The lane that makes these of the replica's runs."""
+        augmentation: Callable[[int, range, deque[Columns]], Any] | None,
+        turns: range,
+    ) -> Callable[[], Lane]:
+        """Builds the pipeline that makes these of the replica's runs; what it gives starts them."""
         from clotseg.dali.pipeline import slice_pipeline
 
         uids = self._plan.uids[self._first_step :, replica]
-        starts = range(0, len(uids), self._steps_a_run)[turns]
+        starts = [turn * self._steps_a_run for turn in turns]
         own = np.concatenate([uids[start : start + self._steps_a_run].ravel() for start in starts])
-        folder = scratch / f"{replica}-{turns.start}"
-        folder.mkdir()
-        shards, indices = _write_indices(cohort, own, folder)
         ahead = min(len(starts), self._ahead(turns.step))
         log: deque[Columns] = deque()
-        return Lane(
-            slice_pipeline(
+        with index_files(cohort, own) as (shards, indices):
+            pipeline = slice_pipeline(
                 shards=shards,
                 indices=indices,
                 size=self._settings.size,
@@ -252,11 +257,8 @@ class Feed:
                 threads=1 if turns.step > 1 else self._settings.threads,
                 device_id=gpu,
                 prefetch=ahead,
-            ),
-            runs=len(starts),
-            ahead=ahead,
-            log=log,
-        )
+            )
+        return partial(Lane, pipeline, runs=len(starts), ahead=ahead, log=log)
 
     def _ahead(self, lanes: int) -> int:
         """Runs that each of so many lanes makes ahead."""
@@ -264,7 +266,7 @@ class Feed:
 
     def _augmentation(
         self, augment: AugmentConfig | None, seed: int, epoch: int, lanes: int
-    ) -> Callable[[int, slice, deque[Columns]], Any] | None:
+    ) -> Callable[[int, range, deque[Columns]], Any] | None:
         """What tells what is done to a replica's runs, and keeps it where that is logged; None is nothing."""
         if augment is None:
             return None
@@ -282,7 +284,7 @@ class Feed:
         )
 
     def _parameters(
-        self, draws: EpochDraws, replica: int, turns: slice, log: deque[Columns], number: int
+        self, draws: EpochDraws, replica: int, turns: range, log: deque[Columns], number: int
     ) -> Columns:
         """What is done to the slices of one run of a lane, those of each step in turn."""
         _, replicas, count = self._plan.uids.shape
@@ -292,6 +294,20 @@ class Feed:
         if self._log_parameters:
             log.append(columns)
         return columns
+
+    @property
+    def steps_a_run(self) -> int:
+        """Steps whose slices DALI makes together."""
+        return self._steps_a_run
+
+    @property
+    def runs(self) -> int:
+        """How many runs a replica's pipelines make."""
+        return -(-(len(self._plan.uids) - self._first_step) // self._steps_a_run)
+
+    def take_run(self, number: int) -> list[tuple[Sequence[Any], Columns | None]]:
+        """A run of each replica as DALI gives it, instead of iterating: to be taken once, in order."""
+        return [lanes[number % len(lanes)].take() for lanes in self._lanes]
 
     def __iter__(self) -> Iterator[list[ReplicaBatch]]:
         """Yields each step's batches, one for each replica that is served.
@@ -304,10 +320,7 @@ class Feed:
             run, place = divmod(number, self._steps_a_run)
             if place == 0:
                 started = time.perf_counter()
-                runs = [
-                    _to_tensorflow(*lanes[run % len(lanes)].take(), self._steps_a_run)
-                    for lanes in self._lanes
-                ]
+                runs = [_to_tensorflow(*taken, self._steps_a_run) for taken in self.take_run(run)]
                 self.waited_s += time.perf_counter() - started
             batches = [of_replica[place] for of_replica in runs]
             for batch, expected in zip(batches, uids, strict=True):
@@ -346,19 +359,3 @@ def _to_tensorflow(outputs: Sequence[Any], columns: Columns | None, steps: int) 
         ReplicaBatch(images=some, masks=of_some, uids=numbers, parameters=records[step * count :][:count])
         for step, (some, of_some, numbers) in enumerate(parts)
     ]
-
-
-def _write_indices(
-    cohort: SlicedCohort, uids: NDArray[np.int64], folder: Path
-) -> tuple[list[Path], list[Path]]:
-    """Index files that lead through `uids` in order: one for each stretch of records in the same shard."""
-    starts = cohort.first_uids
-    shard_of = np.searchsorted(starts, uids, side="right") - 1
-    shards, indices = [], []
-    for number, stretch in enumerate(np.split(np.arange(len(uids)), np.flatnonzero(np.diff(shard_of)) + 1)):
-        shard = int(shard_of[stretch[0]])
-        index = folder / f"{number}.idx"
-        np.savetxt(index, cohort.offsets[shard][uids[stretch] - starts[shard]], fmt="%d")
-        shards.append(cohort.shards[shard])
-        indices.append(index)
-    return shards, indices

@@ -5,7 +5,6 @@ depend on how many replicas share them, every record's place is known, and a pas
 batch is not full, a record is repeated with weight 0.
 """
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -68,13 +67,13 @@ def _with_clot(
     random: np.random.Generator,
 ) -> NDArray[np.int64]:
     order = order.copy()
-    giving_way = []
-    for start in range(0, len(order), batch_size):
-        free = start + np.flatnonzero(~has_clot[order[start : start + batch_size]])
-        size = min(batch_size, len(order) - start)
-        missing = math.ceil(share * size) - (size - len(free))
-        giving_way.append(free[len(free) - max(missing, 0) :])
-    places = np.concatenate(giving_way)
+    starts = np.arange(0, len(order), batch_size)
+    sizes = np.diff(starts, append=len(order))
+    free = ~has_clot[order]
+    free_in_batch = np.add.reduceat(free, starts, dtype=np.int64)
+    missing = np.ceil(share * sizes).astype(np.int64) - (sizes - free_in_batch)
+    free_after = np.repeat(np.cumsum(free_in_batch), sizes) - np.cumsum(free)
+    places = np.flatnonzero(free & (free_after < np.repeat(missing, sizes)))
     clots = np.flatnonzero(has_clot)
     passes = -(-len(places) // len(clots))
     order[places] = np.concatenate(

@@ -132,13 +132,18 @@ def plan_prep(
     }
 
 
-def read_sliced(project: Project, cohort: str) -> dict[str, Any]:
+def read_sliced(project: Project, cohort: str, split_key: str | None = None) -> dict[str, Any]:
     """The manifest of a sliced cohort, held against the present split and the files' sizes.
+
+    Args:
+        project: where.
+        cohort: its name.
+        split_key: the key of the present split, where it was read already: that takes long in large projects.
 
     Raises:
         CorruptArtifactError: it is missing or damaged, or was made from another split.
     """
-    return _read_sliced(project, cohort, read_cohorts(project).key)
+    return _read_sliced(project, cohort, split_key or read_cohorts(project).key)
 
 
 def sliced_config(manifest: dict[str, Any]) -> SliceConfig:

@@ -52,8 +52,8 @@ def open_data(project: Project, config: Config) -> Data:
         CorruptArtifactError: the cohorts are missing, damaged or of another split.
     """
     cohorts = read_cohorts(project)
-    validation = read_sliced(project, "Validation")
-    folder, training = training_slices(project, config)
+    validation = read_sliced(project, "Validation", cohorts.key)
+    folder, training = training_slices(project, config, cohorts.key)
     # With the slice stage off these may be other than those asked for; the network must know what it was fed.
     config = replace(config, slice=sliced_config(validation))
     opened = open_cohort(folder, training)
@@ -71,16 +71,22 @@ def open_data(project: Project, config: Config) -> Data:
 def _clots_of(training: SlicedCohort, cohorts: Cohorts, slicing: SliceConfig) -> NDArray[np.bool_]:
     """Whether each record holds clot, from what was found in the masks when the cohorts were made."""
     taken = slices_of_cohort(cohorts, "Training", slicing)
-    return np.concatenate(
-        [np.isin(taken[case], cohorts.clot_slices[case]) for case in training.case_names]
-    ).astype(bool)
+    has_clot = np.zeros(training.records, bool)
+    first = 0
+    for case in training.case_names:
+        clots = set(cohorts.clot_slices[case])
+        has_clot[first : first + len(taken[case])] = [number in clots for number in taken[case]]
+        first += len(taken[case])
+    return has_clot
 
 
-def training_slices(project: Project, config: Config) -> tuple[Path, dict[str, Any]]:
-    """Folder and manifest of the slices to train on."""
+def training_slices(
+    project: Project, config: Config, split_key: str | None = None
+) -> tuple[Path, dict[str, Any]]:
+    """Folder and manifest of the slices to train on; `split_key` as `read_sliced` takes it."""
     if config.train.source == "augmented":
         return project.augmented / "Training", read_augmented(project)
-    return project.sliced / "Training", read_sliced(project, "Training")
+    return project.sliced / "Training", read_sliced(project, "Training", split_key)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -28,11 +28,12 @@ MAY_IMPORT = {
     "contact_sheet": (*SHARED, "prep", "dali"),
     "importer": (*SHARED, "prep", "scans"),
     "phantom": SHARED,
+    "bench": (*SHARED, "prep", "dali", "train", "phantom"),
     "doctor": SHARED,
     "__main__": ("cli",),
     "results": (*SHARED, "doctor"),
     "demo": (*SHARED, *STORY, "phantom"),
-    "cli": (*SHARED, *STORY, "importer", "phantom", "doctor", "results", "demo", "contact_sheet"),
+    "cli": (*SHARED, *STORY, "importer", "phantom", "bench", "doctor", "results", "demo", "contact_sheet"),
 }
 
 HEAVY_AT_MODULE_LEVEL = {

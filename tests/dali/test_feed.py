@@ -243,6 +243,36 @@ def test_any_number_of_lanes_gives_the_same_batches_and_parameters_bit_for_bit(
     assert four == one
 
 
+@pytest.mark.parametrize("stretch", [1, 130], ids=["1 run", "2 runs"])
+@pytest.mark.parametrize(("replicas", "threads"), [(1, 1), (2, 1), (1, 3)])
+def test_an_epoch_opened_in_stretches_gives_the_same_batches_bit_for_bit(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch, stretch: int, replicas: int, threads: int
+) -> None:
+    plan = plan_training(recorded.cohort, samples=440, batch_size=12, replicas=replicas, seed=3, epoch=2)
+    options = {"augment": AugmentConfig(), "seed": 5, "epoch": 2, "first_step": 3}
+    whole = gather(recorded.cohort, plan, threads, **options)
+    monkeypatch.setattr("clotseg.dali.feed.STRETCH", stretch)
+    monkeypatch.setattr("clotseg.dali.feed.FIRST_STRETCH", 65)
+    for at_once, values in zip(whole, gather(recorded.cohort, plan, threads, **options), strict=True):
+        assert values.tobytes() == at_once.tobytes()
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["files in memory", "no place in memory"])
+def test_the_index_files_of_a_feed_are_gone_when_it_is_open(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: bool
+) -> None:
+    memory, disk = tmp_path / "memory", tmp_path / "disk"
+    disk.mkdir()
+    if there:
+        memory.mkdir()
+    monkeypatch.setattr("clotseg.dali.indices.IN_MEMORY", memory)
+    monkeypatch.setattr("tempfile.tempdir", str(disk))
+    plan = plan_pass(recorded.cohort, batch_size=6, replicas=1)
+    _, _, uids = gather(recorded.cohort, plan)
+    np.testing.assert_array_equal(uids, plan.uids.ravel())
+    assert not list(tmp_path.glob("*/*"))
+
+
 def test_parameters_are_logged_from_the_step_an_epoch_is_taken_up_at(recorded: Recorded) -> None:
     plan = plan_training(recorded.cohort, samples=48, batch_size=12, replicas=2, seed=3, epoch=2)
     whole, rest = (

@@ -39,6 +39,15 @@ def test_at_least_the_share_of_every_global_batch_holds_clot(share: float, least
     assert plan.weights.sum() == 120
 
 
+def test_the_order_of_a_seed_and_epoch_is_for_ever_the_same() -> None:
+    """As it was first released: a run that is resumed with a later version goes on with the very slices."""
+    plan = plan_training(
+        cohort_of(RARE), samples=22, batch_size=12, replicas=1, seed=1, epoch=1, clot_share=0.34
+    )
+    first = [189, 11, 66, 42, 112, 161, 28, 163, 183, 123, 3, 83]
+    assert plan.uids.ravel().tolist() == [*first, 132, 12, 3, 124, 72, 7, 41, 143, 63, 23, 23, 23]
+
+
 def test_slices_with_clot_come_evenly_and_those_without_at_most_once() -> None:
     plan = plan_training(
         cohort_of(RARE), samples=192, batch_size=12, replicas=1, seed=1, epoch=1, clot_share=0.5
