@@ -22,8 +22,10 @@ def settings(cores: int) -> list[Setting]:
     return [{"threads": cores, "prefetch": RuntimeConfig().prefetch}]
 
 
-def open_feed(data: Data, batch: int, setting: Setting, *, augmented: bool, device: str) -> Feed:
-    """A pass is an epoch."""
+def open_feed(
+    data: Data, batch: int, setting: Setting, *, augmented: bool, device: str, samples: int | None = None
+) -> Feed:
+    """A pass is an epoch: of all slices, or of so many samples, where slices come up again and again."""
     devices = open_devices(
         RuntimeConfig(gpus=int(device == "gpu"), threads=setting["threads"], prefetch=setting["prefetch"])
     )
@@ -41,7 +43,7 @@ def open_feed(data: Data, batch: int, setting: Setting, *, augmented: bool, devi
         epoch = next(epochs)
         plan = plan_training(
             cohort,
-            samples=data.slices // batch * batch,
+            samples=(samples or data.slices) // batch * batch,
             batch_size=batch,
             replicas=1,
             seed=1,

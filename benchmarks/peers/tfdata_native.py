@@ -1,9 +1,8 @@
 """tf.data from clotseg's shards with TensorFlow's own image operators: no Python for a slice.
 
 What differs from albumentations: between the transforms pixels stay float32 and are not cut to whole greys;
-each channel of the blur is a depthwise convolution. TensorFlow has no CLAHE, so it is written here from
-histograms, running sums and gathers; what is cut off a histogram is spread evenly over its bins with no
-remainder, and so a grey level or two may differ from OpenCV's.
+the blur is a depthwise convolution. TensorFlow has no CLAHE, so OpenCV's is written here from histograms,
+running sums and gathers.
 """
 
 from collections.abc import Callable, Iterator
@@ -78,7 +77,12 @@ def clahe(image: Tensor, clip: Tensor) -> Tensor:
     )
     limit = tf.maximum(tf.floor(clip * high * wide / BINS), 1.0)
     cut = tf.minimum(counts, limit)
-    cut += tf.reduce_sum(counts - cut, axis=-1, keepdims=True) / BINS
+    excess = tf.reduce_sum(counts - cut, axis=-1, keepdims=True)
+    rest = tf.math.floormod(excess, BINS)
+    step = tf.maximum(tf.math.floordiv(float(BINS), rest), 1.0)  # One over 0 is endless, and takes no part.
+    bins = tf.range(BINS, dtype=tf.float32)
+    filled = (tf.math.floormod(bins, step) == 0) & (tf.math.floordiv(bins, step) < rest)
+    cut += tf.math.floordiv(excess, BINS) + tf.cast(filled, tf.float32)
     tables = tf.reshape(tf.round(tf.cumsum(cut, axis=-1) * (255.0 / (high * wide))), (-1,))
 
     def neighbours(side: int, tile: int) -> tuple[Tensor, Tensor, Tensor]:

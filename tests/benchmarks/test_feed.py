@@ -111,6 +111,19 @@ def test_albumentations_switches_each_transform_on_in_the_originals_share_of_sli
     assert np.mean([mask[7].any() for mask in masks]) == pytest.approx(0.45, abs=0.07)
 
 
+@pytest.mark.parametrize(("side", "clip"), [(96, 1.0), (96, 2.5), (256, 2.5), (256, 4.0)])
+def test_the_clahe_that_is_written_for_tensorflow_is_opencvs_to_a_grey(side: int, clip: float) -> None:
+    import cv2
+    import tensorflow as tf
+    from peers.tfdata_native import clahe
+
+    ((image, _),) = make_slices(side, 1)
+    equalised = clahe(tf.constant(image, tf.float32), tf.constant(clip)).numpy()
+    planes = [cv2.createCLAHE(clip, (8, 8)).apply(image[..., channel]) for channel in range(2)]
+    assert np.abs(equalised - np.dstack(planes)).max() <= 1
+    assert np.abs(equalised - image).max() > 20
+
+
 def measured(peer: str, *, wall_s: list[float], cpu_s: list[float]) -> Measured:
     """Passes over 1000 slices that took so long."""
     turns = [
