@@ -2,7 +2,7 @@
 
 All do the six transforms of the default settings on the same slices with CTA and NCCT:
 
-    ours      the drawing, the DALI graph and the lanes that training uses with 2 threads
+    ours      the drawing and the DALI graph that training uses, with 2 threads
     once      albumentations in 2 processes, each builds its transforms once; results stay where they are made
     original  one process, albumentations' transforms built anew for each slice by a shuffled key
 
@@ -19,7 +19,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from datetime import date
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -47,59 +46,47 @@ def make_slices(side: int) -> tuple[list[Bytes], list[Bytes]]:
 def build_ours(side: int, batch: int, device: str) -> Callable[[int], int]:
     """Draws and graph of training, on slices in memory; the function augments up to so many slices.
 
-    As in training, the slices of several batches are augmented together, on the CPU in several lanes. Every
-    turn begins and ends with nothing made ahead.
+    Every turn begins and ends with nothing made ahead.
     """
     from nvidia.dali import fn, pipeline_def
 
     from clotseg.config import AugmentConfig
     from clotseg.dali.augment.draws import EpochDraws
     from clotseg.dali.augment.transforms import bounds_of, transform
-    from clotseg.dali.feed import AT_ONCE, FeedSettings, Lane
+    from clotseg.dali.relay import Leg
 
     config = AugmentConfig()
     images, masks = make_slices(side)
-    together = batch * max(1, AT_ONCE // batch)
     given_slices = [
-        (images * together)[:together],
-        [mask[..., np.newaxis] for mask in (masks * together)[:together]],
+        (images * batch)[:batch],
+        [mask[..., np.newaxis] for mask in (masks * batch)[:batch]],
     ]
-    gpu = 0 if device == "gpu" else None
-    feed = FeedSettings(size=side, channels=2, gpus=(gpu,), threads=WORKERS, prefetch=1)
-    lanes = feed.lanes(gpu, augmented=True)
     bounds = bounds_of(config, channels=2, largest_side=side)
-    draws = EpochDraws(config, seed=1, epoch=1, spread=2 * lanes * together)
-
-    def drawn(lane: int, number: int) -> Any:
-        return draws.columns((lane + number * lanes) * together, together)
+    draws = EpochDraws(config, seed=1, epoch=1, spread=2 * batch)
 
     @pipeline_def(
-        batch_size=together,
-        num_threads=1 if lanes > 1 else WORKERS,
-        device_id=gpu,
+        batch_size=batch,
+        num_threads=WORKERS,
+        device_id=0 if device == "gpu" else None,
         enable_conditionals=True,
-        prefetch_queue_depth=1,
+        prefetch_queue_depth=2,
     )
-    def pipeline(lane: int) -> Any:
+    def pipeline() -> Any:
         slices, truth = fn.external_source(source=lambda: given_slices, num_outputs=2, layout=["HWC", "HWC"])
         if device == "gpu":
             slices, truth = slices.gpu(), truth.gpu()
-        return transform(slices, truth, partial(drawn, lane), bounds)
+        return transform(slices, truth, lambda number: draws.columns(number * batch, batch), bounds)
 
-    built = [pipeline(lane) for lane in range(lanes)]
-    for one in built:
-        one.build()
+    built = pipeline()
+    built.build()
 
     def augment(count: int) -> int:
-        runs = max(lanes, count // together)
-        started = [
-            Lane(one, runs=len(range(lane, runs, lanes)), ahead=1, log=deque())
-            for lane, one in enumerate(built)
-        ]
-        for run in range(runs):
-            outputs, _ = started[run % lanes].take()
+        runs = -(-count // batch)
+        leg = Leg(built, runs=runs, ahead=min(runs, 2), log=deque())
+        for _ in range(runs):
+            outputs, _ = leg.take()
         outputs[0].as_cpu()  # Waits for a GPU.
-        return runs * together
+        return runs * batch
 
     return augment
 

@@ -41,8 +41,8 @@ def open_feed(session: Session, *, augmented: bool) -> tuple[Feed, EpochPlan]:
 
 def dali_turns(feed: Feed) -> Iterator[int]:
     """Takes what DALI makes and lets it go."""
-    for number in range(feed.runs):
-        yield sum(len(outputs[2]) for outputs, _ in feed.take_run(number))
+    for _ in range(feed.runs):
+        yield sum(len(outputs[2]) for outputs, _ in feed.take_run())
 
 
 def feed_turns(feed: Feed) -> Iterator[int]:

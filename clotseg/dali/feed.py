@@ -4,8 +4,7 @@ The order of the epoch is handed to DALI as index files, and what augmentation d
 as arrays. So what comes out at a position is the same however many replicas, workers and threads share the
 epoch, and whether it is read from its start or taken up at a later step.
 
-DALI is run for some steps at a time. Where slices are augmented on the CPU, several pipelines of one thread
-each, the lanes, take turns at the runs: within a pipeline, threads wait for one another after each operator.
+Where DALI's operators augment, DALI is run for some steps at a time.
 
 A pipeline reads its whole index when it is opened. So it is given a stretch of the epoch, and the pipeline of
 the next stretch is opened while the first runs: an epoch starts as soon whether it is short or long.
@@ -18,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,15 +27,18 @@ from clotseg.dali.augment.draws import EpochDraws
 from clotseg.dali.augment.parameters import Columns, ParameterRecord, to_records
 from clotseg.dali.indices import index_files, read_index
 from clotseg.dali.order import EpochPlan
-from clotseg.dali.relay import Relay, stretches
+from clotseg.dali.relay import Leg, Relay, stretches
 from clotseg.errors import CorruptArtifactError
 from clotseg.prep.shards import index_name
+
+if TYPE_CHECKING:
+    from clotseg.dali.augment.transforms import Bounds
 
 Tensor = Any  # TensorFlow ships no types
 
 SIZE_STEP = 16
 AT_ONCE = 64
-"""Operators take a while to start, so a pipeline augments up to so many slices of some steps together."""
+"""Operators take a while to start, so they augment up to so many slices of some steps together."""
 
 STRETCH, FIRST_STRETCH = 2**13, 2**11
 """So many slices a pipeline is opened for, the first of a long epoch for fewer, as training waits for it.
@@ -136,43 +138,6 @@ class FeedSettings:
     threads: int
     prefetch: int
 
-    def lanes(self, gpu: int | None, *, augmented: bool) -> int:
-        """Pipelines that share a replica's runs: one more than threads, so no core waits for its turn."""
-        return self.threads + 1 if augmented and gpu is None else 1
-
-
-class Lane:
-    """A pipeline and the runs it is to make; it makes none in vain."""
-
-    def __init__(self, pipeline: Any, *, runs: int, ahead: int, log: deque[Columns]) -> None:
-        """Starts `ahead` runs, the pipeline's `prefetch`; it logs what is done to each, if at all."""
-        self._pipeline = pipeline
-        self._to_take = runs
-        self._to_start = runs - ahead
-        self._log = log
-        # The first call starts as many runs as the pipeline is to make ahead, any later one a single run.
-        pipeline.schedule_run()
-
-    def take(self) -> tuple[Sequence[Any], Columns | None]:
-        """The next run, and what was done to its slices where that is logged; starts one more meanwhile."""
-        outputs = self._pipeline.outputs()
-        self._to_take -= 1
-        columns = self._log.popleft() if self._log else None
-        if self._to_start:
-            self._pipeline.schedule_run()
-            self._to_start -= 1
-        return outputs, columns
-
-    @property
-    def all_started(self) -> bool:
-        """Whether it has started the last of its runs."""
-        return self._to_start == 0
-
-    @property
-    def all_taken(self) -> bool:
-        """Whether there is no run left to take."""
-        return self._to_take == 0
-
 
 class Feed:
     """One epoch of batches, or the rest of one: iterate over it once.
@@ -212,84 +177,59 @@ class Feed:
         self._first_step = first_step
         self._served = range(plan.uids.shape[1]) if replicas is None else replicas
         steps, _, batch = plan.uids.shape
-        self._steps_a_run = min(max(1, AT_ONCE // batch), max(1, steps - first_step)) if augment else 1
+        bounds = None if augment is None else _bounds(augment, settings)
+        self._steps_a_run = _steps_a_run(bounds, settings, batch, steps - first_step)
         self._log_parameters = log_parameters
         self.waited_s = 0.0
-        lanes = [min(self.runs, settings.lanes(gpu, augmented=augment is not None)) for gpu in settings.gpus]
-        augmentation = self._augmentation(augment, seed, epoch, max(1, *lanes))
+        self._bounds = bounds
+        spread = (self._ahead + 1) * self._steps_a_run * plan.uids[0].size
+        self._draws = EpochDraws(augment or AugmentConfig(), seed=seed, epoch=epoch, spread=spread)
         builder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clotseg-feed")
         first, length = (max(1, slices // (self._steps_a_run * batch)) for slices in (FIRST_STRETCH, STRETCH))
-        self._lanes = [
-            [
-                Relay(
-                    stretches(range(lane, self.runs, count), first=first, length=length),
-                    partial(self._build, cohort, replica, gpu, augmentation),
-                    builder,
-                )
-                for lane in range(count)
-            ]
-            for replica, gpu, count in zip(self._served, settings.gpus, lanes, strict=True)
+        self._relays = [
+            Relay(
+                stretches(range(self.runs), first=first, length=length),
+                partial(self._build, cohort, replica, gpu),
+                builder,
+            )
+            for replica, gpu in zip(self._served, settings.gpus, strict=True)
+            if self.runs
         ]
 
-    def _build(
-        self,
-        cohort: SlicedCohort,
-        replica: int,
-        gpu: int | None,
-        augmentation: Callable[[int, range, deque[Columns]], Any] | None,
-        turns: range,
-    ) -> Callable[[], Lane]:
+    def _build(self, cohort: SlicedCohort, replica: int, gpu: int | None, runs: range) -> Callable[[], Leg]:
         """Builds the pipeline that makes these of the replica's runs; what it gives starts them."""
-        from clotseg.dali.pipeline import slice_pipeline
+        from clotseg.dali.pipeline import Augmentation, slice_pipeline
 
-        uids = self._plan.uids[self._first_step :, replica]
-        starts = [turn * self._steps_a_run for turn in turns]
-        own = np.concatenate([uids[start : start + self._steps_a_run].ravel() for start in starts])
-        ahead = min(len(starts), self._ahead(turns.step))
+        steps = slice(self._first_step + runs.start * self._steps_a_run, None)
+        uids = self._plan.uids[steps, replica][: len(runs) * self._steps_a_run]
+        ahead = min(len(runs), self._ahead)
         log: deque[Columns] = deque()
-        with index_files(cohort, own) as (shards, indices):
+        parameters = partial(self._parameters, replica, runs.start, log)
+        with index_files(cohort, uids.ravel()) as (shards, indices):
             pipeline = slice_pipeline(
                 shards=shards,
                 indices=indices,
                 size=self._settings.size,
-                augment=augmentation and augmentation(replica, turns, log),
+                augment=None
+                if self._bounds is None
+                else Augmentation(bounds=self._bounds, parameters=parameters),
                 batch_size=self._steps_a_run * uids.shape[1],
-                threads=1 if turns.step > 1 else self._settings.threads,
+                threads=self._settings.threads,
                 device_id=gpu,
                 prefetch=ahead,
             )
-        return partial(Lane, pipeline, runs=len(starts), ahead=ahead, log=log)
+        return partial(Leg, pipeline, runs=len(runs), ahead=ahead, log=log)
 
-    def _ahead(self, lanes: int) -> int:
-        """Runs that each of so many lanes makes ahead."""
-        return -(-self._settings.prefetch // (self._steps_a_run * lanes))
+    @property
+    def _ahead(self) -> int:
+        """Runs that a pipeline makes ahead."""
+        return -(-self._settings.prefetch // self._steps_a_run)
 
-    def _augmentation(
-        self, augment: AugmentConfig | None, seed: int, epoch: int, lanes: int
-    ) -> Callable[[int, range, deque[Columns]], Any] | None:
-        """What tells what is done to a replica's runs, and keeps it where that is logged; None is nothing."""
-        if augment is None:
-            return None
-        from clotseg.dali.augment.transforms import bounds_of
-        from clotseg.dali.pipeline import Augmentation
-
-        # Pipelines are ahead of one another by what they make ahead.
-        runs = (self._ahead(lanes) + 1) * lanes
-        draws = EpochDraws(
-            augment, seed=seed, epoch=epoch, spread=runs * self._steps_a_run * self._plan.uids[0].size
-        )
-        bounds = bounds_of(augment, channels=self._settings.channels, largest_side=self._settings.size)
-        return lambda replica, turns, log: Augmentation(
-            bounds=bounds, parameters=partial(self._parameters, draws, replica, turns, log)
-        )
-
-    def _parameters(
-        self, draws: EpochDraws, replica: int, turns: range, log: deque[Columns], number: int
-    ) -> Columns:
-        """What is done to the slices of one run of a lane, those of each step in turn."""
+    def _parameters(self, replica: int, first_run: int, log: deque[Columns], number: int) -> Columns:
+        """What is done to the slices of one run of a pipeline, those of each step in turn."""
         _, replicas, count = self._plan.uids.shape
-        step = self._first_step + (turns.start + number * turns.step) * self._steps_a_run
-        shared = draws.columns(step * replicas * count, self._steps_a_run * replicas * count)
+        step = self._first_step + (first_run + number) * self._steps_a_run
+        shared = self._draws.columns(step * replicas * count, self._steps_a_run * replicas * count)
         columns = {name: _share(values, replica, replicas, count) for name, values in shared.items()}
         if self._log_parameters:
             log.append(columns)
@@ -305,9 +245,9 @@ class Feed:
         """How many runs a replica's pipelines make."""
         return -(-(len(self._plan.uids) - self._first_step) // self._steps_a_run)
 
-    def take_run(self, number: int) -> list[tuple[Sequence[Any], Columns | None]]:
-        """A run of each replica as DALI gives it, instead of iterating: to be taken once, in order."""
-        return [lanes[number % len(lanes)].take() for lanes in self._lanes]
+    def take_run(self) -> list[tuple[Sequence[Any], Columns | None]]:
+        """The next run of each replica as DALI gives it, instead of iterating."""
+        return [relay.take() for relay in self._relays]
 
     def __iter__(self) -> Iterator[list[ReplicaBatch]]:
         """Yields each step's batches, one for each replica that is served.
@@ -315,12 +255,12 @@ class Feed:
         Raises:
             CorruptArtifactError: a record is not the one its index and manifest promise.
         """
-        runs: list[list[ReplicaBatch]] = [[] for _ in self._lanes]
+        runs: list[list[ReplicaBatch]] = []
         for number, uids in enumerate(self._plan.uids[self._first_step :, list(self._served)]):
-            run, place = divmod(number, self._steps_a_run)
+            place = number % self._steps_a_run
             if place == 0:
                 started = time.perf_counter()
-                runs = [_to_tensorflow(*taken, self._steps_a_run) for taken in self.take_run(run)]
+                runs = [_to_tensorflow(*taken, self._steps_a_run) for taken in self.take_run()]
                 self.waited_s += time.perf_counter() - started
             batches = [of_replica[place] for of_replica in runs]
             for batch, expected in zip(batches, uids, strict=True):
@@ -331,6 +271,20 @@ class Feed:
                         fix="run `clotseg prep --slice force`",
                     )
             yield batches
+
+
+def _bounds(augment: AugmentConfig, settings: FeedSettings) -> "Bounds":
+    from clotseg.dali.augment.transforms import bounds_of
+
+    return bounds_of(augment, channels=settings.channels, largest_side=settings.size)
+
+
+def _steps_a_run(bounds: "Bounds | None", settings: FeedSettings, batch: int, steps: int) -> int:
+    """How many of the steps that are left DALI makes together."""
+    by_operators = bounds is not None and (
+        bounds.more_than_six or any(gpu is not None for gpu in settings.gpus)
+    )
+    return max(1, min(AT_ONCE // batch, steps)) if by_operators else 1
 
 
 def _share(values: NDArray[Any], replica: int, replicas: int, count: int) -> NDArray[Any]:

@@ -15,7 +15,6 @@ from clotseg.config import AugmentConfig
 from clotseg.dali.feed import (
     AT_ONCE,
     Feed,
-    FeedSettings,
     SlicedCohort,
     _to_tensorflow,
     open_cohort,
@@ -30,6 +29,8 @@ from clotseg.project import Project
 from tests.dali.conftest import NOTHING, SIZE, Recorded, drawn_by, settings
 
 ALWAYS = AugmentConfig(**{**NOTHING, "brightness_contrast": 1.0, "gamma": 1.0})
+WARPED = AugmentConfig(warp=0.5)
+"""What takes DALI's operators, too, so that several steps are made together."""
 
 shard_sizes = st.lists(st.integers(1, 12), min_size=1, max_size=5)
 batches = st.tuples(st.integers(1, 5), st.integers(1, 3))  # slices a replica, replicas
@@ -201,9 +202,12 @@ def test_workers_that_serve_some_replicas_each_give_the_batches_of_one_that_serv
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_an_epoch_taken_up_at_any_step_goes_on_bit_for_bit(recorded: Recorded, replicas: int) -> None:
+@pytest.mark.parametrize("augment", [AugmentConfig(), WARPED], ids=["compiled", "operators"])
+def test_an_epoch_taken_up_at_any_step_goes_on_bit_for_bit(
+    recorded: Recorded, augment: AugmentConfig, replicas: int
+) -> None:
     plan = plan_training(recorded.cohort, samples=185, batch_size=12, replicas=replicas, seed=3, epoch=2)
-    options = {"augment": AugmentConfig(), "seed": 5, "epoch": 2}
+    options = {"augment": augment, "seed": 5, "epoch": 2}
     whole = gather(recorded.cohort, plan, **options)
     assert len(plan.uids) == 16
     assert 12 * len(plan.uids) / replicas > AT_ONCE, "pipelines run more than once"
@@ -214,33 +218,25 @@ def test_an_epoch_taken_up_at_any_step_goes_on_bit_for_bit(recorded: Recorded, r
     assert list(Feed(recorded.cohort, plan, settings(replicas), first_step=16, **options)) == []
 
 
-class OneLane(FeedSettings):
-    """All runs from one pipeline."""
-
-    def lanes(self, *_: object, **__: object) -> int:
-        return 1
-
-
-@pytest.mark.parametrize("samples", [12, 132, 185, 370], ids=["1 run", "3 runs", "4 runs", "7 runs"])
-def test_any_number_of_lanes_gives_the_same_batches_and_parameters_bit_for_bit(
-    recorded: Recorded, samples: int
+@pytest.mark.parametrize("samples", [12, 132, 185], ids=["1 run", "3 runs", "4 runs"])
+@pytest.mark.parametrize("augment", [AugmentConfig(), WARPED], ids=["compiled", "operators"])
+def test_any_number_of_threads_and_of_steps_made_together_gives_the_same_batches_bit_for_bit(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch, augment: AugmentConfig, samples: int
 ) -> None:
     plan = plan_training(recorded.cohort, samples=samples, batch_size=12, replicas=1, seed=3, epoch=2)
     assert samples == 12 or len(plan.uids) % (AT_ONCE // 12), "the last run is not full"
-    several = [settings(threads=threads) for threads in (1, 3)]
-    assert [each.lanes(None, augmented=True) for each in several] == [2, 4]
-    one, two, four = (
-        [
-            (batch.images.numpy().tobytes(), batch.masks.numpy().tobytes(), batch.parameters)
-            for (batch,) in Feed(
-                recorded.cohort, plan, given, augment=AugmentConfig(), seed=5, epoch=2, log_parameters=True
-            )
-        ]
-        for given in (OneLane(size=SIZE, channels=2, gpus=(None,), threads=2, prefetch=2), *several)
-    )
-    assert len(one) == len(plan.uids)
-    assert two == one
-    assert four == one
+    options = {"augment": augment, "seed": 5, "epoch": 2, "log_parameters": True}
+    together, by_step, by_threads = [], [], []
+    for at_once, threads, kept in ((AT_ONCE, 1, together), (1, 1, by_step), (AT_ONCE, 3, by_threads)):
+        monkeypatch.setattr("clotseg.dali.feed.AT_ONCE", at_once)
+        feed = Feed(recorded.cohort, plan, settings(threads=threads), **options)
+        several = augment == WARPED and at_once > 12 and len(plan.uids) > 1
+        assert (feed.steps_a_run > 1) == several
+        for (batch,) in feed:
+            kept.append((batch.images.numpy().tobytes(), batch.masks.numpy().tobytes(), batch.parameters))
+    assert len(together) == len(plan.uids)
+    assert by_step == together
+    assert by_threads == together
 
 
 @pytest.mark.parametrize("stretch", [1, 130], ids=["1 run", "2 runs"])
@@ -249,7 +245,7 @@ def test_an_epoch_opened_in_stretches_gives_the_same_batches_bit_for_bit(
     recorded: Recorded, monkeypatch: pytest.MonkeyPatch, stretch: int, replicas: int, threads: int
 ) -> None:
     plan = plan_training(recorded.cohort, samples=440, batch_size=12, replicas=replicas, seed=3, epoch=2)
-    options = {"augment": AugmentConfig(), "seed": 5, "epoch": 2, "first_step": 3}
+    options = {"augment": WARPED, "seed": 5, "epoch": 2, "first_step": 3}
     whole = gather(recorded.cohort, plan, threads, **options)
     monkeypatch.setattr("clotseg.dali.feed.STRETCH", stretch)
     monkeypatch.setattr("clotseg.dali.feed.FIRST_STRETCH", 65)
@@ -326,7 +322,7 @@ def test_no_pixel_is_copied_on_the_way_to_tensorflow(recorded: Recorded) -> None
 def test_batches_that_are_kept_are_not_overwritten_by_later_steps(recorded: Recorded) -> None:
     plan = plan_training(recorded.cohort, samples=5 * AT_ONCE, batch_size=4, replicas=1, seed=1, epoch=1)
     kept, copies = [], []
-    for step in Feed(recorded.cohort, plan, settings(), augment=ALWAYS, seed=1, epoch=1):
+    for step in Feed(recorded.cohort, plan, settings(), augment=WARPED, seed=1, epoch=1):
         kept.append(step[0])
         copies.append((step[0].images.numpy().copy(), step[0].masks.numpy().copy()))
     assert len(kept) == 5 * AT_ONCE / 4

@@ -68,6 +68,11 @@ class Bounds:
         """Whether slices are turned or bent, which comes between the flips and the rest of the six."""
         return self.warps or self.bends
 
+    @property
+    def more_than_six(self) -> bool:
+        """Whether something is done that the original lacks, for which there are DALI's operators alone."""
+        return self.moves or self.shifts or self.noises or self.drops
+
     def parameters(self, *, compiled: bool) -> tuple[str, ...]:
         """Names of the parameters that such a graph makes use of, `PACKED` for those that are packed."""
         six = self.flips or self.grades or self.blurs or self.clahe_clips is not None
