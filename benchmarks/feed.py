@@ -130,7 +130,11 @@ def compare(
             setting = search(name, small, batch, arguments)
             if setting is None:
                 continue
-            peer = stack.enter_context(Served(name, data, batch, setting, device=arguments.device))
+            try:
+                peer = stack.enter_context(Served(name, data, batch, setting, device=arguments.device))
+            except Hung as error:
+                give_up(name, error)
+                continue
             print(f"- {load(name).TITLE}: {told(setting)}", flush=True)
             served[name] = peer
             rows += [
@@ -147,7 +151,7 @@ def compare(
         for cache in arguments.cache:
             of_cache = [row for row in rows if row.cache == cache]
             take_turns(served, of_cache * arguments.repeats, files_of(data) if cache == "cold" else [])
-        peaks = {name: peer.watch_memory() for name, peer in served.items()}
+        peaks = watch_memory(served)
     rows = [row for row in rows if row.peer in peaks]
     for row in rows:
         row.peak_mib = peaks[row.peer]
@@ -164,10 +168,26 @@ def take_turns(served: dict[str, Served], rows: Iterable[Measured], uncached: li
         try:
             row.turns.append(served[row.peer].turn(uncached))
         except Hung as error:
-            if row.peer == OURS:
-                raise
-            print(f"- Taken out: {error}", flush=True)
+            give_up(row.peer, error)
             served.pop(row.peer)
+
+
+def watch_memory(served: dict[str, Served]) -> dict[str, float]:
+    """The most memory of each, in MiB; a peer that fails or hangs is told of and left out."""
+    peaks: dict[str, float] = {}
+    for name, peer in served.items():
+        try:
+            peaks[name] = peer.watch_memory()
+        except Hung as error:
+            give_up(name, error)
+    return peaks
+
+
+def give_up(name: str, error: Hung) -> None:
+    """Tells why a peer is left out; without ours there is nothing to measure."""
+    if name == OURS:
+        raise error
+    print(f"- Left out: {error}", flush=True)
 
 
 def search(name: str, data: Data, batch: int, arguments: argparse.Namespace) -> Setting | None:
