@@ -15,7 +15,8 @@ at rest. Cold: the files are put out of the page cache before each pass. Given a
     CPU, it / ours   how many times more processor time it takes
     first batch, s   from opening to the first batch, imports not counted; then the same of later passes
     MiB              the most memory held in a pass; pages that are shared with others count in part
-    read MiB         what came from the disk in a cold pass
+    read MiB         what came from the disk in a pass; less than the files hold where a way is a stream
+                     without end, whose passes begin and end in the midst of its shuffled rounds
 
 With `--device gpu` ours and DALI over .npy run on the first GPU; the others hand over on the CPU as ever, and
 the way from there to the GPU is not counted against them.
@@ -44,7 +45,7 @@ from peers.served import Hung, Served, Turn
 
 OURS = PEERS[0]
 LIBRARIES = ("numpy", "tensorflow", "keras", "nvidia-dali-cuda120", "albumentations", "torch", "grain")
-SEARCH_SLICES = 320
+SEARCH_SLICES = 640
 SEARCH_TURNS = 2
 
 
@@ -77,8 +78,6 @@ def main() -> None:
     arguments = read_arguments()
     if importlib.util.find_spec("psutil") is None:
         sys.exit("benchmarks/feed.py needs psutil: pip install -e .[bench]")
-    # Of what peers leave behind when they are ended.
-    os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker"
     names = [OURS, *(name for name in arguments.peers if name != OURS)]
     print(heading(arguments))
     for name in [name for name in names if missing(name)]:
@@ -124,32 +123,71 @@ def compare(
     if small.slices < batch:
         sys.exit(f"{small.slices} slices fill no batch of {batch}: more --slices, or smaller --batches")
     print(f"\n## Slices of {data.side}² to {data.size}², batches of {batch}\n", flush=True)
-    tables: dict[str, list[Measured]] = {cache: [] for cache in arguments.cache}
     with ExitStack() as stack:
         served: dict[str, Served] = {}
+        rows: list[Measured] = []
         for name in names:
             setting = search(name, small, batch, arguments)
             if setting is None:
                 continue
-            served[name] = stack.enter_context(Served(name, data, batch, setting, device=arguments.device))
+            try:
+                peer = stack.enter_context(Served(name, data, batch, setting, device=arguments.device))
+            except Hung as error:
+                give_up(name, error)
+                continue
             print(f"- {load(name).TITLE}: {told(setting)}", flush=True)
-            for cache, rows in tables.items():
-                start_s = served[name].start_s
-                rows.append(
-                    Measured(
-                        side=data.side, batch=batch, cache=cache, peer=name, setting=setting, start_s=start_s
-                    )
+            served[name] = peer
+            rows += [
+                Measured(
+                    side=data.side,
+                    batch=batch,
+                    cache=cache,
+                    peer=name,
+                    setting=setting,
+                    start_s=peer.start_s,
                 )
-        for cache, rows in tables.items():
-            uncached = files_of(data) if cache == "cold" else []
-            for row in rows * arguments.repeats:
-                row.turns.append(served[row.peer].turn(uncached))
-        peaks = {name: peer.watch_memory() for name, peer in served.items()}
-    for rows in tables.values():
-        for row in rows:
-            row.peak_mib = peaks[row.peer]
-        print(table(rows), flush=True)
-    return [row for rows in tables.values() for row in rows]
+                for cache in arguments.cache
+            ]
+        for cache in arguments.cache:
+            of_cache = [row for row in rows if row.cache == cache]
+            take_turns(served, of_cache * arguments.repeats, files_of(data) if cache == "cold" else [])
+        peaks = watch_memory(served)
+    rows = [row for row in rows if row.peer in peaks]
+    for row in rows:
+        row.peak_mib = peaks[row.peer]
+    for cache in arguments.cache:
+        print(table([row for row in rows if row.cache == cache]), flush=True)
+    return rows
+
+
+def take_turns(served: dict[str, Served], rows: Iterable[Measured], uncached: list[Path]) -> None:
+    """A pass for each row, in order; a peer that fails or hangs is told of and taken out."""
+    for row in rows:
+        if row.peer not in served:
+            continue
+        try:
+            row.turns.append(served[row.peer].turn(uncached))
+        except Hung as error:
+            give_up(row.peer, error)
+            served.pop(row.peer)
+
+
+def watch_memory(served: dict[str, Served]) -> dict[str, float]:
+    """The most memory of each, in MiB; a peer that fails or hangs is told of and left out."""
+    peaks: dict[str, float] = {}
+    for name, peer in served.items():
+        try:
+            peaks[name] = peer.watch_memory()
+        except Hung as error:
+            give_up(name, error)
+    return peaks
+
+
+def give_up(name: str, error: Hung) -> None:
+    """Tells why a peer is left out; without ours there is nothing to measure."""
+    if name == OURS:
+        raise error
+    print(f"- Left out: {error}", flush=True)
 
 
 def search(name: str, data: Data, batch: int, arguments: argparse.Namespace) -> Setting | None:

@@ -120,6 +120,6 @@ def open_feed(data: Data, batch: int, setting: Setting, *, augmented: bool, devi
 
     return Feed(
         take_pass=take_pass,
-        ahead=(setting["ahead"] + 1) * batch,
+        ahead=(setting["ahead"] + 2) * batch,
         finish=lambda images: images[0, 0, 0, 0].item(),
     )

@@ -1,8 +1,10 @@
 """A peer in a process of its own, which feeds when told to: orders in; time, processor time, memory out."""
 
 import gc
-import multiprocessing
 import os
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -22,7 +24,7 @@ from clotseg.quiet import load_tensorflow
 from . import Data, Feed, Setting, load
 
 START_S = 180.0
-PASS_S = 900.0
+PASS_S = 300.0
 QUIET_S, QUIET_CPU_S, QUIET_AT_MOST_S = 0.25, 0.025, 15.0
 SAMPLE_S = 0.2
 
@@ -69,14 +71,21 @@ class Served:
             Hung: that took longer than three minutes, or failed.
         """
         self._name = name
-        # A fresh interpreter: a fork would begin with this process's threads and libraries.
-        context = multiprocessing.get_context("spawn")
-        self._orders, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, name, data, batch, setting, augmented, device), name=name
+        # A program of its own, as a user would start one: no threads and libraries of this process in it, and
+        # what the peer has shared between processes is cleared away when it ends.
+        ours, theirs = socket.socketpair()
+        self._orders = Connection(ours.detach())
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                "PYTHONWARNINGS": "ignore:resource_tracker",
+            },
         )
-        self._process.start()
         theirs.close()
+        self._orders.send((name, data, batch, setting, augmented, device))
         try:
             self.start_s: float = self._answer(START_S)
             """Seconds from opening to the first batch, imports not counted."""
@@ -96,7 +105,7 @@ class Served:
         """Feeds one pass, when the peer has come to rest; files that are named are read from the disk.
 
         Raises:
-            Hung: it took longer than a quarter of an hour, or failed.
+            Hung: it took longer than five minutes, or failed.
         """
         self._come_to_rest()
         self._orders.send(("turn", [str(path) for path in uncached]))
@@ -128,13 +137,13 @@ class Served:
     def end(self) -> None:
         """Ends the process and all that it started."""
         started = self._tree()
-        with suppress(OSError, ValueError):
-            self._orders.send(("end", []))
-        self._process.join(5)
+        self._process.kill()
         for process in started:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        self._process.join()
+            with suppress(psutil.Error):
+                # What tracks shared memory is left to clear it away, which it does when all others are gone.
+                if "multiprocessing.resource_tracker" not in " ".join(process.cmdline()):
+                    process.kill()
+        self._process.wait()
         self._orders.close()
 
     def _answer(self, seconds: float) -> Any:
@@ -216,12 +225,12 @@ class _AtWork:
     def timed(self, uncached: list[str]) -> dict[str, Any]:
         """One `Turn`."""
         gc.collect()  # What a past epoch holds mapped would stay in the page cache.
+        for _ in range(self._feed.ahead // self._batch):
+            next(self._stream)
         for path in uncached:
             descriptor = os.open(path, os.O_RDONLY)
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             os.close(descriptor)
-        for _ in range(self._feed.ahead // self._batch):
-            next(self._stream)
         itself = psutil.Process()
         before, read_before = _used(itself)
         started = time.perf_counter()
@@ -241,7 +250,7 @@ class _AtWork:
             "read_mib": read_mib - read_before,
         }
 
-    def collected(self, _: list[str]) -> tuple[Any, Any]:
+    def collected(self) -> tuple[Any, Any]:
         """A pass as two arrays."""
         pairs = [(np.array(images), np.array(masks)) for images, masks in self.one_pass()]
         return np.concatenate([images for images, _ in pairs]), np.concatenate([masks for _, masks in pairs])
@@ -260,9 +269,7 @@ def _used(process: psutil.Process) -> tuple[float, float]:
 def _serve(
     orders: Connection, name: str, data: Data, batch: int, setting: Setting, augmented: bool, device: str
 ) -> None:
-    """The life of a peer's process."""
-    # Its own workers begin as in a program that a user has started: what is spawned would only spawn.
-    multiprocessing.set_start_method("fork", force=True)
+    """The life of a peer's process, until it is killed."""
     try:
         peer = load(name)
         _import_all(peer.NEEDS)
@@ -272,13 +279,15 @@ def _serve(
         work.start()
         orders.send(("done", time.perf_counter() - started))
         work.finish()
-        while (order := orders.recv())[0] != "end":
-            orders.send(("done", {"turn": work.timed, "collect": work.collected}[order[0]](order[1])))
+        while True:
+            order, uncached = orders.recv()
+            orders.send(("done", work.timed(uncached) if order == "turn" else work.collected()))
     except Exception as error:
         with suppress(OSError):
             orders.send(("failed", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"))
-    orders.close()
-    os._exit(0)  # Libraries with threads and workers of their own may hang when Python ends in good order.
+        os._exit(
+            1
+        )  # Libraries with threads and workers of their own may hang when Python ends in good order.
 
 
 def _import_all(needed: Iterable[str]) -> None:
@@ -291,3 +300,8 @@ def _import_all(needed: Iterable[str]) -> None:
     else:
         load_tensorflow()
         import clotseg.dali.pipeline  # noqa: F401
+
+
+if __name__ == "__main__":
+    with Connection(int(sys.argv[1])) as connection:
+        _serve(connection, *connection.recv())

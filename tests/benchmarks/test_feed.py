@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import peers
+import psutil
 import pytest
 from feed import Measured, table
 from numpy.typing import NDArray
 from peers import PEERS, Data, load, missing
 from peers.cohort import make_slices, write_data
-from peers.served import Served, Turn
+from peers.served import Hung, Served, Turn
 from peers.transforms import augment
 
 BENCHMARK = Path(peers.__file__).parents[1] / "feed.py"
@@ -167,4 +168,12 @@ def test_one_command_measures_all_and_says_what_is_left_out_and_how_to_have_it(t
         assert "pip install -e .[bench]" in done.stdout
     else:
         ran.append("grain_records")
-    assert ways == [(peer, cache, 2) for cache in ("warm", "cold") for peer in ran]
+    assert sorted(ways) == sorted((peer, cache, 2) for cache in ("warm", "cold") for peer in ran)
+
+
+@pytest.mark.slow
+def test_a_setting_that_a_peer_cannot_work_with_is_told_of_and_leaves_no_process(data: Data) -> None:
+    before = psutil.Process().children(recursive=True)
+    with pytest.raises(Hung, match="tfdata_native failed: KeyError: 'parallel_calls'"):
+        Served("tfdata_native", data, BATCH, {"threads": 1})
+    assert psutil.Process().children(recursive=True) == before
