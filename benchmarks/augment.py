@@ -64,25 +64,28 @@ def build_ours(side: int, batch: int, device: str) -> Callable[[int], int]:
     bounds = bounds_of(config, channels=2, largest_side=side)
     draws = EpochDraws(config, seed=1, epoch=1, spread=2 * batch)
 
+    def drawn(number: int) -> Any:
+        return draws.columns(number * batch, batch)
+
     @pipeline_def(
         batch_size=batch,
         num_threads=WORKERS,
         device_id=0 if device == "gpu" else None,
         enable_conditionals=True,
-        prefetch_queue_depth=2,
+        prefetch_queue_depth=1,
     )
     def pipeline() -> Any:
         slices, truth = fn.external_source(source=lambda: given_slices, num_outputs=2, layout=["HWC", "HWC"])
         if device == "gpu":
             slices, truth = slices.gpu(), truth.gpu()
-        return transform(slices, truth, lambda number: draws.columns(number * batch, batch), bounds)
+        return transform(slices, truth, drawn, bounds)
 
     built = pipeline()
     built.build()
 
     def augment(count: int) -> int:
         runs = -(-count // batch)
-        leg = Leg(built, runs=runs, ahead=min(runs, 2), log=deque())
+        leg = Leg(built, runs=runs, ahead=1, log=deque())
         for _ in range(runs):
             outputs, _ = leg.take()
         outputs[0].as_cpu()  # Waits for a GPU.
