@@ -3,22 +3,22 @@
     python benchmarks/time_to_dice.py ct-clotseg default my.toml --minutes 15 [--seeds 0 1 2] [--json]
 
 Recipes are names of clotseg's or TOML files of settings; `ct-clotseg`, the reference, is added where it is
-not named. Slices are padded as little as the network allows under all named recipes, the reference included;
-`--as-written` pads them to what the recipe says. All train on the same phantoms with `clotseg train --minutes`,
-each in a process of its own, one at a time, the recipes taking turns seed by seed, the order turned round from
-seed to seed. The minutes count from the start of training in that process; loading the program comes on top,
-as does the last validation; preparing slices is not timed. A schedule follows the epochs of its recipe, not
-the minutes: a TOML file may set `epochs` to what can be done in the time.
+not named. Slices are padded as little as the network allows under all named recipes, the reference
+included; `--as-written` pads them to what the recipe says. All train on the same phantoms with `clotseg
+train --minutes`, each in a process of its own, one at a time, the recipes taking turns seed by seed, the
+order turned round from seed to seed. The minutes count from the start of training in that process; loading
+the program comes on top, as does the last validation; preparing slices is not timed. A schedule follows the
+epochs of its recipe, not the minutes: a TOML file may set `epochs` to what can be done in the time.
 
-`clotseg test` then scores the checkpoint that had the best validation Dice so far, at the shares of the time
-that `--marks` gives, on three cohorts that share no case with the training: `usual` phantoms, `shifted` ones
-(`clotseg phantom --shift`), and `head`, grown in the real brain CT under CLOTSEG_SHARED. Their seeds are
-those of a development cohort. `--final` takes others, which nothing may be tuned on.
+`clotseg test` then scores the checkpoint that had the best validation Dice so far, at the shares of the
+time that `--marks` gives, on three cohorts that share no case with the training: `usual` phantoms,
+`shifted` ones (`clotseg phantom --shift`), and `head`, grown in the real brain CT under CLOTSEG_SHARED.
+Their seeds are those of a development cohort. `--final` takes others, which nothing may be tuned on.
 
-A checkpoint's clock time runs from the start of its process to when it was written. Dice counts as 0 at a mark
-before the first checkpoint. "Reached" is the clock time of the first tested checkpoint that has the final mean
-Dice of the reference of the same seed: close marks make it exact. The interval of a difference is that of
-`clotseg compare`, paired and resampled by patient, here over the cases of all seeds together.
+A checkpoint's clock time runs from the start of its process to when it was written. Dice counts as 0 at a
+mark before the first checkpoint. "Reached" is the clock time of the first tested checkpoint that has the
+final mean Dice of the reference of the same seed: close marks make it exact. The interval of a difference
+is that of `clotseg compare`, paired and resampled by patient, here over the cases of all seeds together.
 """
 
 import argparse
