@@ -235,6 +235,7 @@ class RuntimeConfig:
     `workers` processes prepare data, or the Dask cluster whose scheduler listens at `dask`. The augmentation
     of the first `log_augment` samples of each epoch is written down. A checkpoint is written after every
     epoch, and every `checkpoint_minutes` within one, 0 being never; the last `keep_checkpoints` stay.
+    Training ends after `minutes`, 0 being never: the epoch under way is cut short and validated.
     """
 
     gpus: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
@@ -245,6 +246,7 @@ class RuntimeConfig:
     workers: Count | Literal["auto"] = "auto"
     dask: str = ""
     checkpoint_minutes: NotNegative = 0.0
+    minutes: NotNegative = 0.0
     keep_checkpoints: Count = 2
 
 

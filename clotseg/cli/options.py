@@ -134,4 +134,7 @@ Deterministic = Annotated[
 CheckpointMinutes = Annotated[
     float | None, typer.Option(help="Keep the state this often within an epoch; 0 is never.")
 ]
+Minutes = Annotated[
+    float | None, typer.Option(help="Train for so long, then validate and end; 0 is without a limit.")
+]
 SliceSwitch = Annotated[Switch, typer.Option("--slice", help=f"Shards: {SWITCH_HELP}")]

@@ -60,6 +60,12 @@ def phantom(
         Path | None,
         typer.Option(help="A head CT (NIfTI) to grow vessels and clots in.", metavar="FILE.nii.gz"),
     ] = None,
+    shift: Annotated[
+        bool,
+        typer.Option(
+            "--shift", help="Other anatomy, vessels, clots and scanners than without: cases to hold out."
+        ),
+    ] = False,
 ) -> None:
     """Write a synthetic cohort in the case format."""
     from clotseg.console import open_progress
@@ -74,6 +80,7 @@ def phantom(
             slices=slices,
             seed=seed,
             anatomy=None if anatomy is None else context.obj.root / anatomy,
+            shift=shift,
             on_case=lambda _: advance(),
         )
     progress.say("phantom", state=state, folder=out)

@@ -17,6 +17,7 @@ from clotseg.phantom.arteries import CIRCLE_MM, Tree, from_circle
 from clotseg.phantom.geometry import (
     Floats,
     Grid,
+    Points,
     Random,
     Tube,
     blend,
@@ -26,6 +27,7 @@ from clotseg.phantom.geometry import (
     smooth_field,
     tube_through,
 )
+from clotseg.phantom.population import USUAL, Population
 
 AIR_HU, FAT_HU, BONE_HU, CSF_HU, GREY_HU, WHITE_HU, DURA_HU = -1000.0, -80.0, 950.0, 9.0, 38.0, 29.0, 54.0
 SCALP_MM, SKULL_MM, FLUID_MM, CORTEX_MM = 5.0, 5.0, 1.5, 4.5
@@ -48,10 +50,12 @@ class Tissue:
     cta: Floats
 
 
-def drawn_head(random: Random, grid: Grid, tree: Tree, veins: Sequence[Tube]) -> Tissue:
+def drawn_head(
+    random: Random, grid: Grid, tree: Tree, veins: Sequence[Tube], population: Population = USUAL
+) -> Tissue:
     """A head of scalp, skull, brain, cerebrospinal fluid and dura, drawn around the vessels of a case."""
-    radii_mm = np.array(BRAIN_RADII_MM) * random.uniform(0.95, 1.05, 2)
-    depth_mm = _depth_below_brain_surface(random, grid, radii_mm)
+    radii_mm = np.array(BRAIN_RADII_MM) * random.uniform(*population.brain_scale, 2)
+    depth_mm = _depth_below_brain_surface(random, grid, radii_mm, population)
     ncct = np.full(grid.shape, AIR_HU, np.float32)
     layers = [
         (SCALP_MM + SKULL_MM + FLUID_MM, FAT_HU),
@@ -64,17 +68,19 @@ def drawn_head(random: Random, grid: Grid, tree: Tree, veins: Sequence[Tube]) ->
     folds_mm = 2.5 * smooth_field(random, grid, 5.0)
     blend(ncct, _share_inside(depth_mm - CORTEX_MM + folds_mm, grid), WHITE_HU)
     brain = _share_inside(depth_mm, grid)
-    _draw_nuclei(random, grid, ncct)
-    _draw_fluid(random, grid, ncct, depth_mm, tree, veins)
+    _draw_nuclei(random, grid, ncct, population.inner_scale)
+    _draw_fluid(random, grid, ncct, depth_mm, [*_sleeved(tree), *veins], population)
     perfused = np.clip((ncct - CSF_HU) / (GREY_HU - CSF_HU), 0, 1) * brain
     ncct += brain * (1.6 * smooth_field(random, grid, 4.0))
-    _draw_dura(random, grid, ncct)
+    _draw_dura(random, grid, ncct, population.inner_scale)
     cta = ncct + perfused * np.float32(random.uniform(2.0, 6.0))
-    _draw_skull_base(random, grid, ncct, cta)
+    _draw_skull_base(random, grid, ncct, cta, population.inner_scale)
     return Tissue(ncct, cta)
 
 
-def _depth_below_brain_surface(random: Random, grid: Grid, radii_mm: NDArray[Any]) -> Floats:
+def _depth_below_brain_surface(
+    random: Random, grid: Grid, radii_mm: NDArray[Any], population: Population
+) -> Floats:
     """About how far each voxel lies inside the surface of the brain, mm; negative outside."""
     row, column, height = grid.axes_mm()
     # The head narrows towards the skull base, which lies in the lowest slices.
@@ -82,6 +88,9 @@ def _depth_below_brain_surface(random: Random, grid: Grid, radii_mm: NDArray[Any
     turn = np.deg2rad(random.normal(0.0, 3.0))
     along = (row * np.cos(turn) + column * np.sin(turn)) / (radii_mm[0] * taper)
     across = (column * np.cos(turn) - row * np.sin(turn)) / (radii_mm[1] * taper)
+    if population.narrower_side is not None:
+        narrower = random.uniform(*population.narrower_side)
+        across = np.where(across * random.choice([-1, 1]) > 0, across / narrower, across)
     relative = (np.abs(along) ** 2.3 + np.abs(across) ** 2.3) ** (1 / 2.3)
     return np.asarray((1 - relative) * radii_mm.mean(), np.float32)
 
@@ -90,22 +99,31 @@ def _share_inside(depth_mm: Floats, grid: Grid) -> Floats:
     return np.asarray(np.clip(0.5 + depth_mm / np.float32(grid.edge_mm), 0, 1), np.float32)
 
 
-def _draw_nuclei(random: Random, grid: Grid, ncct: Floats) -> None:
+def _draw_nuclei(random: Random, grid: Grid, ncct: Floats, scale: float) -> None:
     """Deep grey matter, thalami, brain stem and cerebellum."""
+
+    def place(row_mm: float, column_mm: float, slice_mm: float) -> Points:
+        return from_circle(row_mm * scale, column_mm * scale, slice_mm * scale)
+
     for side in (1, -1):
-        lentiform = from_circle(6, 20 * side, 16) + random.normal(0, 1, 3)
-        thalamus = from_circle(24, 9 * side, 16) + random.normal(0, 1, 3)
+        lentiform = place(6, 20 * side, 16) + random.normal(0, 1, 3)
+        thalamus = place(24, 9 * side, 16) + random.normal(0, 1, 3)
         blend(ncct, fill_ellipsoid(grid, lentiform, (13, 6, 9)), GREY_HU)
         blend(ncct, fill_ellipsoid(grid, thalamus, (10, 7, 8)), GREY_HU)
-        blend(ncct, fill_ellipsoid(grid, from_circle(45, 22 * side, -13), (20, 20, 12)), GREY_HU - 2)
-    blend(ncct, fill_ellipsoid(grid, from_circle(25, 0, -8), (10, 12, 22)), WHITE_HU + 2)
+        blend(ncct, fill_ellipsoid(grid, place(45, 22 * side, -13), (20, 20, 12)), GREY_HU - 2)
+    blend(ncct, fill_ellipsoid(grid, place(25, 0, -8), (10, 12, 22)), WHITE_HU + 2)
 
 
 def _draw_fluid(
-    random: Random, grid: Grid, ncct: Floats, depth_mm: Floats, tree: Tree, veins: Sequence[Tube]
+    random: Random,
+    grid: Grid,
+    ncct: Floats,
+    depth_mm: Floats,
+    vessels: Sequence[Tube],
+    population: Population,
 ) -> None:
     """Ventricles, sulci, and the cisterns that arteries and veins run in."""
-    wide = random.uniform(0.8, 1.35)
+    wide = random.uniform(*population.ventricle_width)
     for side in (1, -1):
         horn = from_circle(-6, 9 * side, 24)
         blend(ncct, fill_ellipsoid(grid, horn, (14 * wide, 4 * wide, 6)), CSF_HU)
@@ -114,20 +132,24 @@ def _draw_fluid(
     blend(ncct, fill_ellipsoid(grid, from_circle(17, 0, 11), (12, 1.8 * wide, 8)), CSF_HU)
     blend(ncct, fill_ellipsoid(grid, from_circle(38, 0, -9), (4, 6 * wide, 7)), CSF_HU)
     blend(ncct, fill_ellipsoid(grid, from_circle(1, 0, -2), (9, 12, 6)), CSF_HU)
-    gap_mm = random.uniform(0.8, 2.2)
-    vessels = [artery.tube for name, artery in tree.items() if name.startswith(SLEEVED)] + list(veins)
+    gap_mm = random.uniform(*population.cistern_mm)
     sleeves = [Tube(tube.points_mm, tube.radius_mm + gap_mm) for tube in vessels]
     blend(ncct, fill_tubes(grid, sleeves) * _share_inside(depth_mm + FLUID_MM, grid), CSF_HU)
     near_surface = np.clip(1 - depth_mm / 14, 0, 1) * (depth_mm > 0)
-    sulci = np.clip(1.1 - np.abs(smooth_field(random, grid, 4.0)) / 0.35, 0, 1)
-    share = np.float32(random.uniform(0.6, 1.0))
+    sulci = np.clip(1.1 - np.abs(smooth_field(random, grid, 4.0)) / population.sulcus_width, 0, 1)
+    share = np.float32(random.uniform(*population.sulcus_fluid))
     blend(ncct, np.asarray(sulci * near_surface * share, np.float32), CSF_HU)
     row, column, _ = grid.axes_mm()
     fissure = np.clip(1.8 - np.abs(column), 0, 1) * ((row < CIRCLE_MM[0] - 8) | (row > 42)) * (depth_mm > 0)
     blend(ncct, np.asarray(fissure * np.float32(0.8), np.float32), CSF_HU)
 
 
-def _draw_dura(random: Random, grid: Grid, ncct: Floats) -> None:
+def _sleeved(tree: Tree) -> list[Tube]:
+    """The arteries that run in fluid."""
+    return [artery.tube for name, artery in tree.items() if name.startswith(SLEEVED)]
+
+
+def _draw_dura(random: Random, grid: Grid, ncct: Floats, scale: float) -> None:
     """Pieces of falx and tentorium: thin, and about as dense as a clot."""
     pieces = [[(-58, 0, top), (-44, 0, top)] for top in (4, 12, 20)]
     pieces += [[(48, 0, top), (62, 0, top)] for top in (10, 18)]
@@ -138,11 +160,12 @@ def _draw_dura(random: Random, grid: Grid, ncct: Floats) -> None:
     for piece in pieces:
         if random.uniform() < 0.75:
             radius_mm = float(random.uniform(0.8, 1.5))
-            tubes.append(tube_through(piece + random.normal(0, 1.0, (len(piece), 3)), (radius_mm, radius_mm)))
+            points_mm = np.array(piece) * scale + random.normal(0, 1.0, (len(piece), 3))
+            tubes.append(tube_through(points_mm, (radius_mm, radius_mm)))
     blend(ncct, fill_tubes(grid, tubes), DURA_HU + float(random.normal(0, 3)))
 
 
-def _draw_skull_base(random: Random, grid: Grid, ncct: Floats, cta: Floats) -> None:
+def _draw_skull_base(random: Random, grid: Grid, ncct: Floats, cta: Floats, scale: float) -> None:
     """Petrous ridges, sphenoid wings and the clivus; they leave the field of view upwards."""
     ridges = [[(7, 0, -22), (3, 0, -14), (-1, 0, -10)]]
     for side in (1, -1):
@@ -150,7 +173,7 @@ def _draw_skull_base(random: Random, grid: Grid, ncct: Floats, cta: Floats) -> N
         ridges.append([(-14, 12 * side, -11), (-20, 28 * side, -8), (-18, 50 * side, -4)])
     radii_mm = [(4.0, 2.5), *([(4.0, 6.0), (2.5, 4.0)] * 2)]
     tubes = [
-        tube_through(CIRCLE_MM + ridge + random.normal(0, 1.0, (3, 3)), radius_mm)
+        tube_through(CIRCLE_MM + np.array(ridge) * scale + random.normal(0, 1.0, (3, 3)), radius_mm)
         for ridge, radius_mm in zip(ridges, radii_mm, strict=True)
     ]
     coverage = fill_tubes(grid, tubes)
@@ -215,11 +238,11 @@ def read_head(file: Path) -> HeadScan:
     return HeadScan(hu, spacing_mm, (circle[0], circle[1], circle[2]))
 
 
-def real_head(random: Random, grid: Grid, scan: HeadScan) -> Tissue:
+def real_head(random: Random, grid: Grid, scan: HeadScan, population: Population = USUAL) -> Tissue:
     """The scan with its circle in its place, a little turned and scaled for each case."""
     from scipy.ndimage import affine_transform
 
-    turn = rotation(random.normal(0.0, (2.0, 2.0, 3.0))) * random.uniform(1.0, 1.12, 3)
+    turn = rotation(random.normal(0.0, (2.0, 2.0, 3.0))) * random.uniform(*population.shrinkage, 3)
     to_voxels = turn / np.asarray(scan.spacing_mm)[:, None]
     first_mm = np.array([grid.axis_mm(axis)[0] for axis in range(3)], np.float64)
     offset = np.asarray(scan.circle) + to_voxels @ (first_mm - CIRCLE_MM)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from clotseg.phantom.geometry import Points, Random, Tube, rotation, tube_through
+from clotseg.phantom.population import USUAL, Population
 
 # The middle of the circle lies in front of and below the middle of the field of view, as the branches of
 # the middle cerebral arteries climb.
@@ -118,26 +119,29 @@ def from_circle(row_mm: float, column_mm: float, slice_mm: float) -> Points:
     return offset_mm + CIRCLE_MM
 
 
-def grow_arteries(random: Random) -> Tree:
+def grow_arteries(random: Random, population: Population = USUAL) -> Tree:
     """The arteries of one case, all of them full of contrast, by names such as `M1 left`."""
-    scale = random.uniform(0.86, 0.98, 3)
+    scale = random.uniform(*population.artery_scale, 3)
     turn = rotation(random.normal(0.0, (1.5, 2.5, 3.0)))
     shift = random.normal(0.0, (2.0, 1.5, 1.0))
+    width_of = {1: 1.0, -1: 1.0}
+    if population.narrower_side is not None:
+        width_of[int(random.choice([1, -1]))] = float(random.uniform(*population.narrower_side))
 
     def placed(point: Points) -> Points:
         return np.asarray(turn @ (point * scale) + shift + CIRCLE_MM)
 
     def moved(point: tuple[float, float, float], side: int, sd_mm: float) -> Points:
-        return placed(np.array(point) * (1, side, 1) + random.normal(0.0, sd_mm, 3))
+        return placed(np.array(point) * (1, side * width_of[side], 1) + random.normal(0.0, sd_mm, 3))
 
-    calibre = random.uniform(0.92, 1.1)
+    calibre = random.uniform(*population.calibre)
     shared = {name: moved(point, 1, 0.7) for name, point in MIDLINE_JOINTS_MM.items()}
     tree: Tree = {"basilar": _artery(BASILAR, None, shared, [placed(np.array(BASILAR.via_mm[0]))], calibre)}
     for side, sign in (("left", 1), ("right", -1)):
         joints = shared | {name: moved(point, sign, 1.2) for name, point in JOINTS_MM.items()}
         variant = _variant(random)
         for name, course in COURSES.items():
-            via = [moved(point, sign, 0.9) for point in course.via_mm]
+            via = [moved(point, sign, population.bend_mm) for point in course.via_mm]
             ends = joints if isinstance(course.end, str) else {**joints, "": moved(course.end, sign, 2.5)}
             width = calibre * variant.get(name, 1.0) * random.uniform(0.93, 1.07)
             parent = course.parent and (
@@ -174,7 +178,7 @@ def _communicating(tree: Tree) -> Artery:
     return Artery("A1 left", tube, np.ones(len(tube.points_mm)))
 
 
-def lodge_clot(random: Random, tree: Tree) -> Clot:
+def lodge_clot(random: Random, tree: Tree, population: Population = USUAL) -> Clot:
     """A clot in one of the large arteries, where clots are found in large-vessel stroke."""
     names = list(CLOT_SITES)
     shares = np.array([CLOT_SITES[name][0] for name in names])
@@ -189,7 +193,8 @@ def lodge_clot(random: Random, tree: Tree) -> Clot:
     )
     start_mm = first.length_mm * float(random.uniform(*start))
     arc = path.arc_mm
-    inside = (arc >= start_mm) & (arc <= start_mm + float(random.uniform(*length_mm)))
+    end_mm = start_mm + float(random.uniform(*length_mm)) * population.clot_length
+    inside = (arc >= start_mm) & (arc <= end_mm)
     # A little wider than the lumen, so that no rim of contrast is left around it.
     return Clot(branch, start_mm, Tube(path.points_mm[inside], path.radius_mm[inside] + 0.1))
 

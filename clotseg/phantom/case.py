@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from clotseg.phantom.anatomy import HeadScan, Tissue, drawn_head, real_head
 from clotseg.phantom.arteries import Clot, Tree, grow_arteries, lodge_clot, stop_flow
 from clotseg.phantom.geometry import Floats, Grid, Random, Tube, blend, fill_tube, fill_tubes
-from clotseg.phantom.scanner import SITES, Site, add_noise, misregister, streaks
+from clotseg.phantom.population import USUAL, Population, Site
+from clotseg.phantom.scanner import add_noise, misregister, streaks
 from clotseg.phantom.veins import calcifications, dense_spots, grow_veins
 
 # In each run of so many cases one has no clot, so that any cohort has about the same share of them.
 RUN_OF_CASES = 7
-BLUR_MM = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,9 @@ class Blood:
     vein_cta_hu: float
 
 
-def make_case(seed: int, index: int, grid: Grid, scan: HeadScan | None) -> PhantomCase:
+def make_case(
+    seed: int, index: int, grid: Grid, scan: HeadScan | None, population: Population = USUAL
+) -> PhantomCase:
     """Draws case `index`; it depends on nothing but the arguments.
 
     Args:
@@ -63,19 +65,24 @@ def make_case(seed: int, index: int, grid: Grid, scan: HeadScan | None) -> Phant
         index: number of the case, from 0.
         grid: the voxels.
         scan: a real head to grow the vessels in; None draws one.
+        population: whom the case is drawn from.
     """
     body, vessels, scanner = (
-        np.random.default_rng(child) for child in np.random.SeedSequence((seed, index)).spawn(3)
+        np.random.default_rng(child)
+        for child in np.random.SeedSequence((seed, index, *population.stream)).spawn(3)
     )
-    site = SITES[int(scanner.integers(len(SITES)))]
-    tree, veins = grow_arteries(vessels), grow_veins(vessels)
-    clot = lodge_clot(vessels, tree) if _has_clot(seed, index) else None
+    site = population.sites[int(scanner.integers(len(population.sites)))]
+    tree, veins = grow_arteries(vessels, population), grow_veins(vessels, population)
+    clot = lodge_clot(vessels, tree, population) if _has_clot(seed, index) else None
     if clot is not None:
         tree = stop_flow(vessels, tree, clot)
-    tissue = drawn_head(body, grid, tree, veins) if scan is None else real_head(body, grid, scan)
-    body_of_clot = _fill_with_blood(vessels, grid, tissue, tree, veins, clot)
+    if scan is None:
+        tissue = drawn_head(body, grid, tree, veins, population)
+    else:
+        tissue = real_head(body, grid, scan, population)
+    body_of_clot = _fill_with_blood(vessels, grid, tissue, tree, veins, clot, population)
     mask = _mask(body_of_clot)
-    cta, ncct = _scan(scanner, grid, tissue, site)
+    cta, ncct = _scan(scanner, grid, tissue, site, population)
     return PhantomCase(cta, ncct, mask, site, _truth(clot, mask, cta, ncct))
 
 
@@ -87,11 +94,18 @@ def _has_clot(seed: int, index: int) -> bool:
 
 
 def _fill_with_blood(
-    random: Random, grid: Grid, tissue: Tissue, tree: Tree, veins: list[Tube], clot: Clot | None
+    random: Random,
+    grid: Grid,
+    tissue: Tissue,
+    tree: Tree,
+    veins: list[Tube],
+    clot: Clot | None,
+    population: Population,
 ) -> Floats:
     """Draws veins, arteries, the clot and calcium into the tissue, in place; returns the clot's coverage."""
     plain_hu = float(np.clip(random.normal(41.0, 3.0), 34, 48))
-    blood = Blood(plain_hu, float(random.uniform(280, 400)), float(random.uniform(0, 12)))
+    contrast_hu = float(random.uniform(*population.contrast_hu))
+    blood = Blood(plain_hu, contrast_hu, float(random.uniform(*population.vein_contrast_hu)))
     for tube in veins:
         _draw(grid, tissue, tube, float(random.uniform(52, 70)), blood.vein_cta_hu)
     for tube in dense_spots(random):
@@ -105,7 +119,7 @@ def _fill_with_blood(
         blend(tissue.cta[patch.box], patch.coverage, cta_hu[patch.nearest].astype(np.float32))
     coverage = np.zeros(grid.shape, np.float32)
     if clot is not None:
-        ncct_hu = float(random.uniform(57, 71))
+        ncct_hu = float(random.uniform(*population.clot_hu))
         _draw(grid, tissue, clot.tube, ncct_hu, float(random.uniform(-4, 8)))
         coverage = fill_tubes(grid, [clot.tube])
     for tube in calcifications(random, tree, clot):
@@ -135,16 +149,19 @@ def _mask(coverage: Floats) -> NDArray[np.uint8]:
 
 
 def _scan(
-    random: Random, grid: Grid, tissue: Tissue, site: Site
+    random: Random, grid: Grid, tissue: Tissue, site: Site, population: Population
 ) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
     """CTA and NCCT as the scanner of the site gives them; the CTA's grid is that of the mask."""
     from scipy.ndimage import gaussian_filter
 
-    blur = [BLUR_MM / spacing for spacing in grid.spacing_mm]
+    blur = [sd / spacing for sd, spacing in zip(population.blur_mm, grid.spacing_mm, strict=True)]
     cta = gaussian_filter(tissue.cta, blur) + streaks(random, grid, float(random.uniform(4, 10)))
     ncct = gaussian_filter(tissue.ncct, blur) + streaks(random, grid, float(random.uniform(2, 6)))
     ncct = misregister(random, grid, ncct)
-    return add_noise(random, grid, cta, site.cta_noise_hu), add_noise(random, grid, ncct, site.ncct_noise_hu)
+    return (
+        add_noise(random, grid, cta, site.cta_noise_hu, population.grain_mm),
+        add_noise(random, grid, ncct, site.ncct_noise_hu, population.grain_mm),
+    )
 
 
 def _truth(

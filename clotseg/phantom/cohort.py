@@ -29,6 +29,7 @@ from clotseg.errors import ConfigError, CorruptArtifactError, DataError, Environ
 from clotseg.phantom.anatomy import HeadScan, read_head
 from clotseg.phantom.case import PhantomCase, make_case
 from clotseg.phantom.geometry import Grid
+from clotseg.phantom.population import SHIFTED, USUAL
 from clotseg.project import Project
 
 CODE_VERSION = 1
@@ -46,6 +47,7 @@ def write_cohort(
     slices: int = 24,
     seed: int = 0,
     anatomy: Path | None = None,
+    shift: bool = False,
     on_case: Callable[[str], None] | None = None,
 ) -> str:
     """Writes a synthetic cohort; the same arguments give the same bytes.
@@ -57,6 +59,8 @@ def write_cohort(
         slices: slices of a volume, 8…512, over 36 mm.
         seed: at least 0.
         anatomy: a head CT (NIfTI, HU) to grow the vessels in, see `anatomy.read_head`; None draws heads.
+        shift: draws all cases from `population.SHIFTED`, for holding out. With `anatomy`, the head is made
+            smaller, but its ventricles and sulci stay as they are.
         on_case: called with the name of each case once its files are written.
 
     Returns:
@@ -69,6 +73,9 @@ def write_cohort(
     """
     arguments = {"cases": cases, "size": size, "slices": slices, "seed": seed}
     _check(arguments)
+    if shift:
+        # Only where it is set, so that cohorts without it keep the bytes that they have always had.
+        arguments["shift"] = True
     if out.exists() and not out.is_dir():
         raise DataError("is a file", where=out, fix="choose another folder")
     inputs = None if anatomy is None else digest_file(anatomy)
@@ -171,12 +178,13 @@ def _write(
     for folder in (project.volumes, project.masks):
         folder.mkdir(parents=True, exist_ok=True)
     grid = Grid((arguments["size"], arguments["size"], arguments["slices"]))
+    population = SHIFTED if arguments.get("shift") else USUAL
     rows: list[dict[str, Any]] = []
     record: list[dict[str, Any]] = []
     files: list[Path] = []
     for index in range(arguments["cases"]):
         name = f"case_{index:03d}"
-        case = make_case(arguments["seed"], index, grid, scan)
+        case = make_case(arguments["seed"], index, grid, scan, population)
         files += _write_case(project, name, case)
         rows.append(_row(name, index, case, grid))
         record.append({"case": name, "site": case.site.name, **asdict(case.truth)})

@@ -1,7 +1,5 @@
 """What scanning adds: clean volumes in HU in; volumes with streaks, shift and noise, as int16, out."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,19 +7,6 @@ from clotseg.phantom.geometry import Floats, Grid, Random, rotation
 
 LOWEST_HU, HIGHEST_HU = -1024, 3071
 STREAK_HEIGHT_MM = 7.0
-GRAIN_MM = 0.8
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """Where a case was scanned; noise is the SD in HU."""
-
-    name: str
-    cta_noise_hu: float
-    ncct_noise_hu: float
-
-
-SITES = (Site("site-a", 9.0, 3.2), Site("site-b", 11.0, 3.8))
 
 
 def misregister(random: Random, grid: Grid, volume: Floats) -> Floats:
@@ -52,11 +37,11 @@ def streaks(random: Random, grid: Grid, strength_hu: float) -> Floats:
     return np.asarray(strength_hu * bands * fading, np.float32)
 
 
-def add_noise(random: Random, grid: Grid, volume: Floats, sd_hu: float) -> NDArray[np.int16]:
-    """The volume with noise of the given SD, a little correlated within slices, as whole HU."""
+def add_noise(random: Random, grid: Grid, volume: Floats, sd_hu: float, grain_mm: float) -> NDArray[np.int16]:
+    """The volume with noise of the given SD, smoothed by `grain_mm` within slices, as whole HU."""
     from scipy.ndimage import gaussian_filter
 
     noise = random.standard_normal(grid.shape, np.float32)
-    noise = gaussian_filter(noise, (GRAIN_MM / grid.spacing_mm[0], GRAIN_MM / grid.spacing_mm[1], 0))
+    noise = gaussian_filter(noise, (grain_mm / grid.spacing_mm[0], grain_mm / grid.spacing_mm[1], 0))
     noise *= sd_hu / noise.std()
     return np.asarray(np.clip(np.rint(volume + noise), LOWEST_HU, HIGHEST_HU), np.int16)

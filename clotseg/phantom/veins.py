@@ -8,6 +8,7 @@ import numpy as np
 
 from clotseg.phantom.arteries import CIRCLE_MM, Clot, Tree, from_circle
 from clotseg.phantom.geometry import Points, Random, Tube, tube_through
+from clotseg.phantom.population import USUAL, Population
 
 CALCIUM_FREE_MM = 7.0
 
@@ -27,12 +28,14 @@ MIDLINE_VEINS = {
 }
 
 
-def grow_veins(random: Random) -> list[Tube]:
+def grow_veins(random: Random, population: Population = USUAL) -> list[Tube]:
     """The named veins, with some left out, and short cortical veins near the surface of the brain."""
-    tubes = [_moved(random, points, radii, 1) for points, radii in MIDLINE_VEINS.values()]
+    tubes = [_moved(random, points, radii, 1, population) for points, radii in MIDLINE_VEINS.values()]
     for points, radii in PAIRED_VEINS.values():
-        tubes += [_moved(random, points, radii, side) for side in (1, -1) if random.uniform() < 0.85]
-    return tubes + [_cortical_vein(random) for _ in range(int(random.integers(13, 19)))]
+        tubes += [
+            _moved(random, points, radii, side, population) for side in (1, -1) if random.uniform() < 0.85
+        ]
+    return tubes + [_cortical_vein(random, population) for _ in range(int(random.integers(13, 19)))]
 
 
 def _moved(
@@ -40,19 +43,20 @@ def _moved(
     points_mm: tuple[tuple[float, float, float], ...],
     radius_mm: tuple[float, float],
     side: int,
+    population: Population,
 ) -> Tube:
-    controls = np.array(points_mm, np.float64) * (1, side, 1) * random.uniform(0.86, 0.97)
+    controls = np.array(points_mm, np.float64) * (1, side, 1) * random.uniform(*population.vein_scale)
     controls += CIRCLE_MM + random.normal(0.0, 1.3, 3) + random.normal(0.0, 1.0, controls.shape)
     width = random.uniform(0.85, 1.2)
     return tube_through(controls, (radius_mm[0] * width, radius_mm[1] * width))
 
 
-def _cortical_vein(random: Random) -> Tube:
+def _cortical_vein(random: Random, population: Population) -> Tube:
     """A vein of about 10 to 30 mm that runs up along the surface of the brain."""
     angle = random.uniform(0.0, 2 * np.pi)
     turns = angle + np.linspace(0.0, random.normal(0.0, 0.25), 4)
     height_mm = random.uniform(-6, 18) + np.linspace(0.0, random.uniform(12, 28), 4)
-    reach = random.uniform(0.8, 0.93)
+    reach = random.uniform(*population.cortical_vein_reach)
     points = np.stack([56 * reach * np.cos(turns), 47 * reach * np.sin(turns), height_mm], axis=1)
     width = random.uniform(1.8, 2.8)
     return tube_through(points + random.normal(0.0, 0.8, points.shape), (width, width))

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from clotseg.console import Progress
 from clotseg.dali.feed import Feed, ReplicaBatch
 from clotseg.dali.order import plan_pass, plan_training
 from clotseg.dashboard import TrainingView
-from clotseg.errors import EnvironmentProblem, Interrupted
+from clotseg.errors import ConfigError, EnvironmentProblem, Interrupted
 from clotseg.project import Project, Run
 from clotseg.train.checkpoint import read_description
 from clotseg.train.devices import Devices, open_devices
@@ -38,7 +38,7 @@ from clotseg.train.resume import load_fork, require_unchanged
 from clotseg.train.session import Session, open_data, open_session, training_slices
 from clotseg.train.state import Position, newest_state, read_state
 from clotseg.train.step import StepResult, sum_over_workers
-from clotseg.train.stopping import StopRequest, stop_requests
+from clotseg.train.stopping import StopRequest, TimeIsUp, TimeLimit, stop_requests
 from clotseg.train.tensorboard import Pictures, draw_overlays, read_slices, slices_to_show
 
 
@@ -70,20 +70,25 @@ def train(
         EnvironmentProblem: devices are missing, a worker was lost, or the disk refuses.
         Interrupted: SIGINT or SIGTERM came; the state has been kept.
     """
+    limit = TimeLimit(config.runtime.minutes)
     data = open_data(project, config)
     if resume is not None:
         require_unchanged(project, resume, data)
     devices = open_devices(config.runtime)
+    if limit.minutes and devices.workers > 1:
+        # Each would look at its own clock, and wait for ever for those that end sooner.
+        raise ConfigError("several workers cannot end by the clock", where="--minutes", fix="use --epochs")
     session = open_session(data, devices)
     position = Position()
     if resume is not None and (folder := newest_state(resume.checkpoints)):
         position = read_state(folder, session.variables)
     elif fork is not None:
         load_fork(fork, session)
-    with _open_folder(project, session, resume, devices) as run, _lost_workers(devices):
+    folder_of_run = _open_folder(project, session, resume, devices)
+    with suppress(TimeIsUp), folder_of_run as run, _lost_workers(devices):
         if run is not None and resume is not None:
             trim_augmentations(run, position.epoch, position.step * config.train.batch_size)
-        Training(session, view, run).go_on(position, name=run.folder.name if run else "worker")
+        Training(session, view, run, limit).go_on(position, name=run.folder.name if run else "worker")
     return _outcome(project, run) if run else {}
 
 
@@ -180,16 +185,22 @@ class Training:
         session: what trains.
         view: told of what happens.
         run: where the files go; None for all workers but the first.
+        limit: when to end before that.
     """
 
-    def __init__(self, session: Session, view: TrainingView, run: Run | None) -> None:
-        self._session, self._view, self._run = session, view, run
+    def __init__(self, session: Session, view: TrainingView, run: Run | None, limit: TimeLimit) -> None:
+        self._session, self._view, self._run, self._limit = session, view, run, limit
         self._keeper = Keeper(session, run, view)
         self._clot_pixels = np.zeros(session.data.validation.records, np.int64)
         self._shown: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
 
     def go_on(self, position: Position, *, name: str) -> None:
-        """Trains until the epochs are done or the validation Dice rises no more."""
+        """Trains until the epochs are done or the validation Dice rises no more.
+
+        Raises:
+            TimeIsUp: that was not yet so when the time limit came; everything has been kept.
+        """
+        begin = position
         epochs = self._session.config.train.epochs
         devices = self._session.devices
         shown = self._view.run(
@@ -204,12 +215,18 @@ class Training:
             self._keeper.begin(position)
             if position != Position():
                 self._view.message(f"resumed in epoch {position.epoch}, step {position.step}")
-            while not self._over(position):
+            while not (over := self._over(position)):
+                if self._limit.over and position is not begin:
+                    break
                 position = self._train_pass(position, stop)
                 position = self._validate(position, stop)
                 self._keeper.epoch_done(position, self._overlays())
                 self._view.epoch_done(position.rows[-1])
         self._keeper.finish()
+        if not over:
+            reached = f"the limit of {self._limit.minutes:g} min was reached"
+            self._view.message(f"{reached}; --resume goes on")
+            raise TimeIsUp(reached)
 
     def _over(self, position: Position) -> bool:
         config = self._session.config.train
@@ -233,7 +250,7 @@ class Training:
         raise Interrupted(stop.signal or signal.SIGTERM)
 
     def _train_pass(self, position: Position, stop: StopRequest) -> Position:
-        """The rest of an epoch's batches."""
+        """The rest of an epoch's batches; at least one, but none beyond the time limit."""
         session, config = self._session, self._session.config
         self._view.epoch_begins(position.epoch, session.steps - position.step)
         if position.step == session.steps:
@@ -255,6 +272,8 @@ class Training:
                 if stops:
                     self._stop(under_way.position, stop)
                 self._keeper.checkpoint(under_way.position)
+            if self._limit.over:
+                break
         if self._settle(under_way, in_flight):
             self._stop(under_way.position, stop)
         return under_way.position
@@ -287,13 +306,14 @@ class Training:
         session = self._session
         started = time.perf_counter()
         val_dice = volume_dice(self._count_volumes(position, stop))
+        done = len(position.losses) * session.config.train.batch_size
         row = EpochRow(
             epoch=position.epoch,
             loss=math.fsum(position.losses) / len(position.losses),
             val_dice=val_dice,
             learning_rate=float(session.optimizer.learning_rate.numpy()),
             seconds=position.seconds + time.perf_counter() - started,
-            slices_per_s=session.samples / position.seconds,
+            slices_per_s=min(done, session.samples) / position.seconds,
             waiting=min(position.waited_s / position.seconds, 1.0),
         )
         return Position(epoch=position.epoch + 1, rows=(*position.rows, row))

@@ -19,6 +19,7 @@ from clotseg.dali.augment.parameters import ParameterRecord
 from clotseg.errors import CorruptArtifactError, EnvironmentProblem, Interrupted
 from clotseg.prep.cohorts import SPLIT_FILE
 from clotseg.project import Project, Run
+from clotseg.train.stopping import TimeIsUp
 
 TRAIN_CODE_VERSION = 2
 KEY_SECTIONS = ("feed", "augment", "network", "train")
@@ -100,15 +101,16 @@ def reopen_run(run: Run, devices: str) -> Iterator[Run]:
 def _recorded(run: Run, record: dict[str, Any]) -> Iterator[None]:
     """Holds the run's lock and keeps its record: its `state` tells how the run ended.
 
-    `running` becomes `finished` when the block ends well, `stopped` when it was interrupted, and `failed`
-    when it raised anything else; these two with the reason. A killed run stays `running`, without a lock.
+    `running` becomes `finished` when the block ends well, `stopped` when it was interrupted or its time was
+    up, and `failed` when it raised anything else; these two with the reason. A killed run stays `running`,
+    without a lock.
     """
     with artifact.project_lock(run.relevant):
         artifact.write_json(run.record, {**record, "state": "running"})
         try:
             yield
         except BaseException as error:
-            state = "stopped" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+            state = "stopped" if isinstance(error, Interrupted | KeyboardInterrupt | TimeIsUp) else "failed"
             with suppress(EnvironmentProblem):  # What ended the run is what must be told.
                 ending = {"state": state, "reason": str(error), "ended": _now()}
                 artifact.write_json(run.record, {**record, **ending})

@@ -1,7 +1,8 @@
-"""Stopping on request: SIGINT and SIGTERM in; a flag that the loop looks at between steps out."""
+"""Stopping on request: SIGINT, SIGTERM or a time limit in; what the loop looks at between steps out."""
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -15,6 +16,27 @@ class StopRequest:
 
     def __bool__(self) -> bool:
         return self.signal is not None
+
+
+class TimeIsUp(Exception):
+    """The time limit ended a training that was not done."""
+
+
+class TimeLimit:
+    """How long to train.
+
+    Args:
+        minutes: from now; 0 is without a limit.
+    """
+
+    def __init__(self, minutes: float) -> None:
+        self.minutes = minutes
+        self._started = time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        """Whether the time has passed."""
+        return bool(self.minutes) and time.monotonic() - self._started >= 60 * self.minutes
 
 
 @contextmanager

@@ -183,6 +183,26 @@ def test_training_ends_early_when_the_validation_dice_no_longer_rises(project: P
 
 
 @pytest.mark.slow
+def test_a_time_limit_ends_the_training_with_its_best_weights_and_the_run_goes_on(project: Project) -> None:
+    long = replace(SETTINGS, train=replace(SETTINGS.train, epochs=2, train_samples=100_000))
+    limited = replace(long, runtime=replace(long.runtime, minutes=0.0001))
+    result = train(project, limited, PlainTrainingView())
+    run = Run(project.root / result["run"])
+    record = read_record(run)
+    assert (record["state"], result["epochs"]) == ("stopped", 1)
+    assert "0.0001 min" in record["reason"]
+    (row,) = read_history(run)
+    assert row["val_dice"] == result["val_dice"]
+    load_checkpoint(run.best)
+    # Cut short, an epoch of 20 000 steps took no longer than its first ones.
+    assert row["slices_per_s"] * row["seconds"] < 10_000
+    again = train(project, limited, PlainTrainingView(), resume=run)
+    assert [row["epoch"] for row in read_history(run)] == [1, 2]
+    assert again["epochs"] == 2
+    assert read_record(run)["state"] == "finished", "the epochs asked for were done"
+
+
+@pytest.mark.slow
 def test_bfloat16_and_xla_train_too(project: Project) -> None:
     fast = replace(SETTINGS, train=replace(SETTINGS.train, epochs=1, precision="bfloat16", xla=True))
     result = train(project, fast, PlainTrainingView())
