@@ -4,9 +4,6 @@ DALI's operators write a slice three times: padded, as floats, and scaled. What 
 it once; it all stands in this file, for the reason that `clotseg.dali.augment.compiled` gives.
 """
 
-from functools import cache
-from typing import Any
-
 import numpy as np
 from numba import carray, cfunc, njit
 from numpy.typing import NDArray
@@ -14,7 +11,7 @@ from nvidia.dali import fn, types
 from nvidia.dali.plugin.numba import address_as_void_pointer
 
 from clotseg.dali.augment.compiled import RUN, SETUP
-from clotseg.dali.augment.on_cpu import Compiled
+from clotseg.dali.augment.on_cpu import compiled_operator
 from clotseg.dali.augment.parameters import DataNode
 
 Bytes = NDArray[np.uint8]
@@ -41,7 +38,7 @@ def placed(
     if images.device == "cpu" if compiled is None else compiled:
         # An operator learns how large its outputs are from the shapes of its inputs alone.
         side = types.Constant(np.zeros(size, np.uint8), device="cpu")
-        return tuple(_placing()(images, masks, side))
+        return tuple(compiled_operator(_run, _set_up, types.FLOAT, types.UINT8)(images, masks, side))
     images, masks = _cropped(images, size), _cropped(masks, size)
     return images * (1.0 / 255.0), masks
 
@@ -51,19 +48,6 @@ def _cropped(images: DataNode, size: int) -> DataNode:
         images, crop=(size, size), out_of_bounds_policy="pad", fill_values=0, rounding="truncate"
     )
     return fn.cast(cropped, dtype=types.FLOAT)
-
-
-@cache
-def _placing() -> Any:
-    return Compiled(
-        run_fn=_run,
-        setup_fn=_set_up,
-        out_types=[types.FLOAT, types.FLOAT],
-        in_types=[types.UINT8, types.UINT8, types.UINT8],
-        outs_ndim=[3, 3],
-        ins_ndim=[3, 3, 1],
-        device="cpu",
-    )
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]

@@ -21,10 +21,34 @@ def altered(images: DataNode, masks: DataNode, parameters: DataNode) -> tuple[Da
         images, masks: uint8 HWC.
         parameters: float64, a row of `compiled.packed` a sample.
     """
-    return tuple(_altering()(images, masks, parameters))
+    alter = compiled_operator(run_alter, setup_alter, types.UINT8, types.FLOAT64)
+    return tuple(alter(images, masks, parameters))
 
 
-class Compiled(NumbaFunction):  # type: ignore[misc]
+@cache
+def compiled_operator(
+    run: Any, set_up: Any, of_outputs: types.DALIDataType, of_third: types.DALIDataType
+) -> Any:
+    """An operator: image and mask, uint8 HWC, and one more input of a single axis in; image and mask out.
+
+    Args:
+        run: a C function that makes a sample, of the signature `compiled.RUN`.
+        set_up: one that tells how large outputs are, of the signature `compiled.SETUP`.
+        of_outputs: type of the numbers in the outputs.
+        of_third: the same of the third input.
+    """
+    return _Compiled(
+        run_fn=run,
+        setup_fn=set_up,
+        out_types=[of_outputs, of_outputs],
+        in_types=[types.UINT8, types.UINT8, of_third],
+        outs_ndim=[3, 3],
+        ins_ndim=[3, 3, 1],
+        device="cpu",
+    )
+
+
+class _Compiled(NumbaFunction):  # type: ignore[misc]
     """Takes C functions as they are."""
 
     def _get_run_fn_cpu(self, run_fn: Any, *_: Any) -> int:
@@ -32,16 +56,3 @@ class Compiled(NumbaFunction):  # type: ignore[misc]
 
     def _get_setup_fn_cpu(self, setup_fn: Any) -> int:
         return int(setup_fn.address)
-
-
-@cache
-def _altering() -> Any:
-    return Compiled(
-        run_fn=run_alter,
-        setup_fn=setup_alter,
-        out_types=[types.UINT8, types.UINT8],
-        in_types=[types.UINT8, types.UINT8, types.FLOAT64],
-        outs_ndim=[3, 3],
-        ins_ndim=[3, 3, 1],
-        device="cpu",
-    )
