@@ -34,8 +34,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from clotseg.config import load_config, to_toml
 from clotseg.evaluate.agreement import mean_interval
 from clotseg.phantom import write_cohort
@@ -50,7 +48,6 @@ HELD_OUT_SEEDS = {
     "development": {"usual": 2000, "shifted": 2001, "head": 2002},
     "final": {"usual": 7100, "shifted": 7101, "head": 7102},
 }
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +65,7 @@ class Measured:
 def clotseg(project: Path, *arguments: object) -> Any:
     """The command's `--json` output; ends the program where the command fails."""
     command = [sys.executable, "-m", "clotseg", "-C", project, *arguments, "--json"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=ENVIRONMENT)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))}\nended with {done.returncode}:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout)

@@ -19,6 +19,7 @@ from typing import Any, Self
 import numpy as np
 import psutil
 
+from clotseg.bench.reading import drop_from_memory
 from clotseg.quiet import load_tensorflow
 
 from . import Data, Feed, Setting, load
@@ -228,9 +229,7 @@ class _AtWork:
         for _ in range(self._feed.ahead // self._batch):
             next(self._stream)
         for path in uncached:
-            descriptor = os.open(path, os.O_RDONLY)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(descriptor)
+            drop_from_memory(Path(path))
         itself = psutil.Process()
         before, read_before = _used(itself)
         started = time.perf_counter()

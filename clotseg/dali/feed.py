@@ -177,11 +177,10 @@ class Feed:
         self._first_step = first_step
         self._served = range(plan.uids.shape[1]) if replicas is None else replicas
         steps, _, batch = plan.uids.shape
-        bounds = None if augment is None else _bounds(augment, settings)
-        self._steps_a_run = _steps_a_run(bounds, settings, batch, steps - first_step)
+        self._bounds = None if augment is None else _bounds(augment, settings)
+        self._steps_a_run = _steps_a_run(self._bounds, settings, batch, steps - first_step)
         self._log_parameters = log_parameters
         self.waited_s = 0.0
-        self._bounds = bounds
         spread = (self._ahead + 1) * self._steps_a_run * plan.uids[0].size
         self._draws = EpochDraws(augment or AugmentConfig(), seed=seed, epoch=epoch, spread=spread)
         builder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clotseg-feed")
