@@ -62,8 +62,11 @@ class EnvironmentProblem(ClotsegError):
     exit_code = 5
 
 
-class Interrupted(ClotsegError):
-    """SIGINT or SIGTERM arrived; the exit code is the shell's convention, 128 + signal number."""
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM arrived; the exit code is the shell's convention, 128 + signal number.
+
+    Not an `Exception`: it may come out of any line, also where an error means that a file is damaged.
+    """
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(
@@ -72,7 +75,7 @@ class Interrupted(ClotsegError):
         self.exit_code = 128 + signal_number
 
 
-def root_of(error: BaseException) -> ClotsegError | None:
+def root_of(error: BaseException) -> ClotsegError | Interrupted | None:
     """The error to tell: an interruption wherever it lies beneath, since a library that was just being
     loaded turns it into an error of its own; else the error itself, where it is one of clotseg's."""
     seen: list[BaseException] = []

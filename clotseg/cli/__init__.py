@@ -22,12 +22,12 @@ def main() -> NoReturn:
         signal.signal(number, _interrupt)
     try:
         app()
-    except Exception as error:
+    except (Exception, Interrupted) as error:
         sys.exit(_tell(error, debug="--debug" in sys.argv[1:]))
     sys.exit(0)
 
 
-def _tell(error: Exception, *, debug: bool) -> int:
+def _tell(error: BaseException, *, debug: bool) -> int:
     """Prints what ended a command, in full when debugging; gives its exit code."""
     if debug:
         traceback.print_exception(error)

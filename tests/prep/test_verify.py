@@ -2,15 +2,17 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tensorflow as tf
 
+from clotseg import artifact, cli
 from clotseg.artifact import describe_outputs, read_manifest, write_json, write_manifest
 from clotseg.console import PlainProgress
-from clotseg.errors import CorruptArtifactError, DataError
+from clotseg.errors import CorruptArtifactError, DataError, Interrupted
 from clotseg.prep.verify import find_scope, require_whole, verify_project
 from clotseg.project import Project
 from tests.conftest import contents, run_clotseg
@@ -189,6 +191,24 @@ def test_a_cohort_or_split_that_is_gone_is_named(project: Project) -> None:
         ("Processed/Original/manifest.json", "is not there (no manifest)"),
         (f"{TRAINING}/manifest.json", "is not there (no manifest)"),
     ]
+
+
+def test_a_signal_while_a_file_is_read_is_no_fault_of_the_file(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest_file = artifact.digest_file
+
+    def interrupted(path: Path) -> str:
+        signal.raise_signal(signal.SIGTERM)
+        return digest_file(path)
+
+    monkeypatch.setattr(artifact, "digest_file", interrupted)
+    before = signal.signal(signal.SIGTERM, cli._interrupt)
+    try:
+        with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+            verify(project)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_file_that_no_manifest_names_is_told(project: Project) -> None:
