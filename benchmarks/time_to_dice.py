@@ -1,14 +1,15 @@
 """Which recipe gives the better masks, and which the sooner, at equal wall time on equal cores?
 
-    python benchmarks/time_to_dice.py ct-clotseg default my.toml --minutes 15 [--seeds 0 1 2] [--json]
+    python benchmarks/time_to_dice.py default my.toml default+mirror --minutes 15 [--seeds 0 1 2] [--json]
 
-Recipes are names of clotseg's or TOML files of settings; `ct-clotseg`, the reference, is added where it is
-not named. Slices are padded as little as the network allows under all named recipes, the reference
-included; `--as-written` pads them to what the recipe says. All train on the same phantoms with `clotseg
-train --minutes`, each in a process of its own, one at a time, the recipes taking turns seed by seed, the
-order turned round from seed to seed. The minutes count from the start of training in that process; loading
-the program comes on top, as does the last validation; preparing slices is not timed. A schedule follows the
-epochs of its recipe, not the minutes: a TOML file may set `epochs` to what can be done in the time.
+Recipes are names of clotseg's or TOML files of settings, each with changes that `benchmarks/candidates`
+lists; the reference, `ct-clotseg` unless `--against` names another, is added where it is not named. Slices
+are padded as little as the network allows under all named recipes, the reference included; `--as-written`
+pads them to what the recipe says. All train on the same phantoms with `clotseg train --minutes`, each in a
+process of its own, the recipes taking turns seed by seed, the order turned round from seed to seed. One runs
+at a time, on all cores, or several `--at-once`, each on its share of them. The minutes count from the start
+of training in that process; loading the program comes on top, as does the last validation; preparing slices
+is not timed. A schedule that falls is at its end when the time is up.
 
 `clotseg test` then scores the checkpoint that had the best validation Dice so far, at the shares of the
 time that `--marks` gives, on three cohorts that share no case with the training: `usual` phantoms,
@@ -24,15 +25,19 @@ is that of `clotseg compare`, paired and resampled by patient, here over the cas
 import argparse
 import json
 import os
+import queue
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from candidates import CHANGES, settings_of
 
 from clotseg.config import load_config, to_toml
 from clotseg.evaluate.agreement import mean_interval
@@ -41,7 +46,6 @@ from clotseg.project import Project, Run
 from clotseg.recipes import recipe_names
 from clotseg.train.checkpoint import read_description
 
-REFERENCE = "ct-clotseg"
 ATLAS = "data/brain_ct_atlas_1mm.nii.gz"
 TRAINING_SEED = 1000
 HELD_OUT_SEEDS = {
@@ -62,13 +66,46 @@ class Measured:
     cases: list[dict[str, Any]]
 
 
-def clotseg(project: Path, *arguments: object) -> Any:
-    """The command's `--json` output; ends the program where the command fails."""
-    command = [sys.executable, "-m", "clotseg", "-C", project, *arguments, "--json"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(map(str, command))}\nended with {done.returncode}:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """A recipe as it was written: NAME, or NAME+CHANGE+CHANGE."""
+
+    written: str
+
+    @property
+    def base(self) -> str:
+        """A name, or a path."""
+        return self.written.split("+")[0]
+
+    @property
+    def changes(self) -> list[str]:
+        return self.written.split("+")[1:]
+
+    @property
+    def shown(self) -> str:
+        return "+".join([Path(self.base).name, *self.changes])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A recipe with a seed: where, and on which cores."""
+
+    recipe: Recipe
+    seed: int
+    folder: Path
+    cores: tuple[int, ...]
+
+    def clotseg(self, *arguments: object) -> Any:
+        """The command's `--json` output; ends the program where the command fails."""
+        program = ["candidates", ",".join(self.recipe.changes)] if self.recipe.changes else ["clotseg"]
+        command = ["taskset", "--cpu-list", ",".join(map(str, self.cores))]
+        command += [sys.executable, "-m", *program, "-C", str(self.folder), *map(str, arguments), "--json"]
+        paths = [str(Path(__file__).resolve().parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}\nended with {done.returncode}:\n{done.stderr[-3000:]}")
+        return json.loads(done.stdout)
 
 
 def make_cases(folder: Path, options: argparse.Namespace) -> dict[str, str]:
@@ -104,64 +141,60 @@ def make_cases(folder: Path, options: argparse.Namespace) -> dict[str, str]:
     return left_out
 
 
-def make_project(cases: Path, folder: Path, recipe: str, *, as_written: bool) -> None:
+def make_project(cases: Path, job: Job, *, as_written: bool) -> None:
     """A project of the same cases with the settings of a recipe, its slices made."""
-    shutil.copytree(cases, folder, copy_function=os.link)
-    chosen = folder / "chosen.toml"
-    if recipe in recipe_names():
+    shutil.copytree(cases, job.folder, copy_function=os.link)
+    chosen, base = job.folder / "chosen.toml", job.recipe.base
+    if base in recipe_names():
         # Phantoms are smaller than patients' slices; padding them to 256 would only cost time.
         padding = "" if as_written else '[feed]\nsize = "auto"\n'
-        chosen.write_text(f'[train]\nrecipe = "{recipe}"\n\n{padding}')
+        chosen.write_text(f'[train]\nrecipe = "{base}"\n\n{padding}')
     else:
-        shutil.copyfile(recipe, chosen)
+        shutil.copyfile(base, chosen)
     kept = {"split.file": "split.json", "runtime.keep_checkpoints": 100_000}
-    (folder / "clotseg.toml").write_text(to_toml(load_config(chosen, kept)))
-    clotseg(folder, "prep")
+    settings = to_toml(load_config(chosen, {**kept, **settings_of(job.recipe.changes)}))
+    (job.folder / "clotseg.toml").write_text(settings)
+    job.clotseg("prep")
 
 
-def train(folder: Path, seed: int, minutes: float) -> tuple[Run, list[tuple[float, Path]]]:
+def train(job: Job, minutes: float) -> tuple[Run, list[tuple[float, Path]]]:
     """A run, and its checkpoints after whole epochs with their clock times in seconds."""
     started = time.time()
-    result = clotseg(folder, "train", "--seed", seed, "--minutes", minutes)
-    run = Run(folder / result["run"])
+    result = job.clotseg("train", "--seed", job.seed, "--minutes", minutes)
+    run = Run(job.folder / result["run"])
     found = [
         (path.stat().st_mtime - started, path) for path in sorted(run.checkpoints.glob("epoch-*-step-000000"))
     ]
     return run, sorted(found)
 
 
-def measure(folder: Path, recipe: str, seed: int, options: argparse.Namespace) -> list[Measured]:
+def measure(cases: Path, job: Job, options: argparse.Namespace) -> list[Measured]:
     """Trains once and tests the best checkpoint at each mark."""
-    run, checkpoints = train(folder, seed, options.minutes)
-    split = json.loads((folder / "split.json").read_text())["cohorts"]
+    make_project(cases, job, as_written=options.as_written)
+    _, checkpoints = train(job, options.minutes)
+    split = json.loads((job.folder / "split.json").read_text())["cohorts"]
     measured, tested = [], {}
     for mark in options.marks:
         # What the last mark takes was ended by the clock; only its validation came after.
         in_time = [(at, path) for at, path in checkpoints if mark == 1 or at <= 60 * options.minutes * mark]
         best = max(in_time, key=lambda entry: read_description(entry[1]).val_dice, default=None)
+        of_job = {"recipe": job.recipe.written, "seed": job.seed, "mark": mark}
         if best is None:
-            measured.append(Measured(recipe=recipe, seed=seed, mark=mark, clock_s=None, epoch=None, cases=[]))
+            measured.append(Measured(**of_job, clock_s=None, epoch=None, cases=[]))
             continue
         if best[1] not in tested:
-            tested[best[1]] = clotseg(folder, "test", "--ckpt", best[1])["cases"]
+            tested[best[1]] = job.clotseg("test", "--ckpt", best[1])["cases"]
+        kept = ("case", "patient", "dice", "has_clot", "found", "false_clots")
         measured.append(
             Measured(
-                recipe=recipe,
-                seed=seed,
-                mark=mark,
+                **of_job,
                 clock_s=round(best[0], 1),
                 epoch=read_description(best[1]).epoch,
-                cases=[
-                    {
-                        name: case[name]
-                        for name in ("case", "patient", "dice", "has_clot", "found", "false_clots")
-                    }
-                    for case in tested[best[1]]
-                ],
+                cases=[{name: case[name] for name in kept} for case in tested[best[1]]],
             )
         )
     assert all(len(entry.cases) in (0, len(split["Testing"])) for entry in measured)
-    shutil.rmtree(run.folder)
+    shutil.rmtree(job.folder)
     return measured
 
 
@@ -196,14 +229,16 @@ def time_to_reach(entries: list[Measured], target: float, cohort: str) -> float 
     )
 
 
-def summarise(measured: list[Measured], recipe: str, cohort: str, seeds: list[int]) -> dict[str, Any]:
+def summarise(
+    measured: list[Measured], recipe: str, cohort: str, *, against: str, seeds: list[int]
+) -> dict[str, Any]:
     """A recipe on a cohort: over the seeds."""
 
     def of(name: str, seed: int) -> list[Measured]:
         return [entry for entry in measured if (entry.recipe, entry.seed) == (name, seed)]
 
     last = [of(recipe, seed)[-1] for seed in seeds]
-    reference = [of(REFERENCE, seed)[-1] for seed in seeds]
+    reference = [of(against, seed)[-1] for seed in seeds]
     marks = [entry.mark for entry in of(recipe, seeds[0])]
     clots = [case for entry in last for case in with_clot(entry, cohort)]
     free = [
@@ -226,17 +261,17 @@ def summarise(measured: list[Measured], recipe: str, cohort: str, seeds: list[in
             time_to_reach(of(recipe, seed), mean_dice(aim, cohort), cohort)
             for seed, aim in zip(seeds, reference, strict=True)
         ],
-        "difference": None if recipe == REFERENCE else difference(last, reference, cohort),
+        "difference": None if recipe == against else difference(last, reference, cohort),
     }
 
 
-def table(rows: list[dict[str, Any]], minutes: float) -> str:
+def table(rows: list[dict[str, Any]], minutes: float, against: str) -> str:
     """The summary in Markdown."""
     marks = list(rows[0]["dice_at"])
     heads = ["cohort", "recipe", *(f"Dice, {float(mark) * minutes:.3g} min" for mark in marks)]
     heads += [
         "Dice of each seed",
-        f"minus {REFERENCE}",
+        f"minus {Recipe(written=against).shown}",
         "clots missed",
         "clot-free with a false clot",
         "its Dice reached after",
@@ -247,7 +282,7 @@ def table(rows: list[dict[str, Any]], minutes: float) -> str:
         interval = apart and apart["ci95"] and "{:+.3f} to {:+.3f}".format(*apart["ci95"])
         cells = [
             row["cohort"],
-            Path(row["recipe"]).name,
+            Recipe(written=row["recipe"]).shown,
             *(f"{dice:.3f}" for dice in row["dice_at"].values()),
         ]
         cells += [
@@ -265,7 +300,8 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("recipes", nargs="+", help="names, or TOML files of settings")
+    parser.add_argument("recipes", nargs="+", help="names, or TOML files of settings, with +CHANGES")
+    parser.add_argument("--against", default="ct-clotseg", help="the recipe that all are held against")
     parser.add_argument("--minutes", type=float, default=15.0, help="wall time of each training")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings")
     parser.add_argument("--marks", type=float, nargs="+", default=[0.25, 0.5, 0.75, 1.0])
@@ -274,16 +310,19 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=96, help="rows and columns of a slice")
     parser.add_argument("--slices", type=int, default=24, help="of a volume")
     parser.add_argument("--cores", type=int, help="how many may be used; all that there are")
+    parser.add_argument("--at-once", type=int, default=1, help="trainings that share the cores")
     parser.add_argument("--final", action="store_true", help="the held-out seeds; never tune on them")
     parser.add_argument("--as-written", action="store_true", help="pad slices as the named recipes say")
     parser.add_argument("--folder", type=Path, help="empty, to work in, kept; else a temporary one")
     parser.add_argument("--json", action="store_true", help="everything, case by case, instead of the table")
     options = parser.parse_args()
     options.marks = sorted({*options.marks, 1.0})
-    options.recipes = list(dict.fromkeys([REFERENCE, *options.recipes]))
-    for recipe in options.recipes:
-        if recipe not in recipe_names() and not Path(recipe).is_file():
-            parser.error(f"{recipe}: neither a file nor one of {', '.join(recipe_names())}")
+    options.recipes = list(dict.fromkeys([options.against, *options.recipes]))
+    for recipe in (Recipe(written=written) for written in options.recipes):
+        if recipe.base not in recipe_names() and not Path(recipe.base).is_file():
+            parser.error(f"{recipe.base}: neither a file nor one of {', '.join(recipe_names())}")
+        if unknown := [name for name in recipe.changes if name not in CHANGES]:
+            parser.error(f"{', '.join(unknown)}: no change; there are {', '.join(CHANGES)}")
     if options.folder and options.folder.exists() and any(options.folder.iterdir()):
         parser.error(f"--folder {options.folder}: is not empty")
     if options.minutes <= 0 or not all(0 < mark <= 1 for mark in options.marks):
@@ -294,17 +333,34 @@ def parsed() -> argparse.Namespace:
 def run_all(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Every recipe with every seed, and what came out."""
     left_out = make_cases(folder / "cases", options)
-    projects = {recipe: folder / f"recipe-{at}" for at, recipe in enumerate(options.recipes)}
-    for recipe, project in projects.items():
-        make_project(folder / "cases", project, recipe, as_written=options.as_written)
-    measured = []
-    for turn, seed in enumerate(options.seeds):
-        for recipe in options.recipes[:: -1 if turn % 2 else 1]:
-            measured += measure(projects[recipe], recipe, seed, options)
+    shares = queue.SimpleQueue[tuple[int, ...]]()
+    cores = sorted(os.sched_getaffinity(0))
+    for share in range(options.at_once):
+        shares.put(tuple(cores[share :: options.at_once]))
+
+    def done(number: int, recipe: str, seed: int) -> list[Measured]:
+        share = shares.get()
+        place = folder / f"training-{number}"
+        job = Job(recipe=Recipe(written=recipe), seed=seed, folder=place, cores=share)
+        try:
+            return measure(folder / "cases", job, options)
+        finally:
+            shares.put(share)
             print(f"seed {seed}, {recipe}: done", file=sys.stderr)
+
+    turns = [
+        (recipe, seed)
+        for turn, seed in enumerate(options.seeds)
+        for recipe in options.recipes[:: -1 if turn % 2 else 1]
+    ]
+    with ThreadPoolExecutor(options.at_once) as pool:
+        found = [pool.submit(done, number, *turn) for number, turn in enumerate(turns)]
+        measured = [entry for training in found for entry in training.result()]
     cohorts = [kind for kind in HELD_OUT_SEEDS["final"] if kind not in left_out]
     rows = [
-        summarise(measured, recipe, cohort, options.seeds) for cohort in cohorts for recipe in options.recipes
+        summarise(measured, recipe, cohort, against=options.against, seeds=options.seeds)
+        for cohort in cohorts
+        for recipe in options.recipes
     ]
     return {
         "cohorts": "final" if options.final else "development",
@@ -328,7 +384,7 @@ def main() -> None:
         return
     cores, seeds = found["cores"], found["seeds"]
     print(f"{found['cohorts']} cohorts, {cores} cores, {options.minutes:g} min, seeds {seeds}\n")
-    print(table(found["rows"], options.minutes))
+    print(table(found["rows"], options.minutes, options.against))
     for cohort, reason in found["left_out"].items():
         print(f"\n{cohort} was left out: {reason}")
 

@@ -258,7 +258,8 @@ class Training:
         under_way = EpochUnderWay(session, position)
         in_flight: InFlight | None = None
         for number, batches, weights, uids in under_way:
-            rate = learning_rate(config.train, position.epoch - 1 + number / session.steps)
+            epochs_done = position.epoch - 1 + number / session.steps
+            rate = learning_rate(config.train, epochs_done, self._limit.gone)
             session.optimizer.learning_rate.assign(rate)
             whole = (position.epoch - 1) * session.steps + number
             told = session.train_step(batches, weights, number=whole, stop=bool(stop))

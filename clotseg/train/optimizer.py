@@ -28,16 +28,21 @@ def make_optimizer(config: TrainConfig, model: Model) -> Optimizer:
     return optimizer
 
 
-def learning_rate(config: TrainConfig, epochs_done: float) -> float:
-    """The learning rate of the step before which so many epochs are done, counted from 0, in fractions.
+def learning_rate(config: TrainConfig, epochs_done: float, time_gone: float = 0.0) -> float:
+    """The learning rate of a step.
 
     It rises in a straight line over `warmup_epochs`, from a hundredth, and then follows the schedule over the
-    epochs left.
+    epochs left, or over the time where that will be up sooner.
+
+    Args:
+        config: schedule, epochs and highest rate.
+        epochs_done: before this step, counted from 0, in fractions.
+        time_gone: part of the time limit that is over, 0 to 1; 0 where there is none.
     """
     if epochs_done < config.warmup_epochs:
         return config.learning_rate * (WARMUP_FROM + (1 - WARMUP_FROM) * epochs_done / config.warmup_epochs)
     left = max(config.epochs - config.warmup_epochs, 1e-9)
-    part = min((epochs_done - config.warmup_epochs) / left, 1.0)
+    part = min(max((epochs_done - config.warmup_epochs) / left, time_gone), 1.0)
     if config.schedule == "cosine":
         return config.learning_rate * (1 + math.cos(math.pi * part)) / 2
     if config.schedule == "polynomial":

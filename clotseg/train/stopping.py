@@ -34,9 +34,16 @@ class TimeLimit:
         self._started = time.monotonic()
 
     @property
+    def gone(self) -> float:
+        """The part of the time that has passed, up to 1; 0 without a limit."""
+        if not self.minutes:
+            return 0.0
+        return min((time.monotonic() - self._started) / (60 * self.minutes), 1.0)
+
+    @property
     def over(self) -> bool:
         """Whether the time has passed."""
-        return bool(self.minutes) and time.monotonic() - self._started >= 60 * self.minutes
+        return self.gone == 1.0
 
 
 @contextmanager

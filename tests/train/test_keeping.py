@@ -184,7 +184,8 @@ def test_training_ends_early_when_the_validation_dice_no_longer_rises(project: P
 
 @pytest.mark.slow
 def test_a_time_limit_ends_the_training_with_its_best_weights_and_the_run_goes_on(project: Project) -> None:
-    long = replace(SETTINGS, train=replace(SETTINGS.train, epochs=2, train_samples=100_000))
+    settings = replace(SETTINGS.train, epochs=2, train_samples=100_000, warmup_epochs=0)
+    long = replace(SETTINGS, train=settings)
     limited = replace(long, runtime=replace(long.runtime, minutes=0.0001))
     result = train(project, limited, PlainTrainingView())
     run = Run(project.root / result["run"])
@@ -196,6 +197,7 @@ def test_a_time_limit_ends_the_training_with_its_best_weights_and_the_run_goes_o
     load_checkpoint(run.best)
     # Cut short, an epoch of 20 000 steps took no longer than its first ones.
     assert row["slices_per_s"] * row["seconds"] < 10_000
+    assert row["learning_rate"] < 0.01 * long.train.learning_rate, "the schedule ends with the time"
     again = train(project, limited, PlainTrainingView(), resume=run)
     assert [row["epoch"] for row in read_history(run)] == [1, 2]
     assert again["epochs"] == 2

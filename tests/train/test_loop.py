@@ -264,6 +264,14 @@ def test_the_polynomial_schedule_is_that_of_keras_and_the_constant_one_stays() -
     assert {learning_rate(replace(config, schedule="constant"), epoch) for epoch in range(20)} == {2e-3}
 
 
+def test_the_learning_rate_is_at_its_end_when_the_epochs_are_done_or_the_time_is_up() -> None:
+    config = TrainConfig(epochs=100, learning_rate=2e-3, schedule="cosine", warmup_epochs=1)
+    assert learning_rate(config, 10, time_gone=0.5) == pytest.approx(1e-3)
+    assert learning_rate(config, 10, time_gone=1.0) == pytest.approx(0)
+    assert learning_rate(config, 50.5, time_gone=0.1) == pytest.approx(1e-3), "the epochs are further"
+    assert learning_rate(config, 0.5, time_gone=0.5) == learning_rate(config, 0.5), "it rises first"
+
+
 @pytest.mark.slow
 def test_training_follows_the_schedule(trained: tuple[Project, dict[str, Any]], tmp_path: Path) -> None:
     project = copy_of(trained[0], tmp_path / "project")

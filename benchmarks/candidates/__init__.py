@@ -1,0 +1,129 @@
+"""Changes to a recipe: settings, or code put in place of clotseg's, by name; `time_to_dice.py` tries them.
+
+A recipe is written as `NAME+CHANGE+CHANGE`, where NAME is a recipe of clotseg's or a TOML file. What proved
+worth it has gone into clotseg itself and stands in `docs/recipes.md` with what did not.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """One thing that is tried.
+
+    Attributes:
+        settings: by dotted name.
+        shape: of the network, see `networks.Shape`.
+        loss: see `losses`.
+        more: any other change of code, made before the command runs.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    shape: Mapping[str, Any] = field(default_factory=dict)
+    loss: str = ""
+    more: Callable[[], None] | None = None
+
+
+def _muon() -> None:
+    """Muon (Jordan et al. 2024) for kernels of convolutions, Adam for all else, as Keras has it."""
+    import keras
+
+    keras.optimizers.Adam = partial(keras.optimizers.Muon, adam_weight_decay=0.0)
+
+
+def _half_precision() -> None:
+    from clotseg.train.devices import Devices
+
+    Devices.have_bfloat16 = property(lambda _: True)
+
+
+CHANGES: dict[str, Change] = {
+    "context1": Change(settings={"slice.context": 1}),
+    "context2": Change(settings={"slice.context": 2}),
+    "fold2": Change(shape={"fold": 2}),
+    "fold4": Change(shape={"fold": 4}),
+    "standard": Change(shape={"block": "standard"}),
+    "residual": Change(shape={"block": "residual"}),
+    "convnext": Change(shape={"block": "convnext"}),
+    "leaky": Change(shape={"leaky": True}),
+    "instance": Change(shape={"norm": "instance"}),
+    "group": Change(shape={"norm": "group"}),
+    "narrow": Change(shape={"up": "narrow"}),
+    "add": Change(shape={"up": "add"}),
+    "mirror": Change(shape={"mirror": "input"}),
+    "mirror-centre": Change(shape={"mirror": "centre"}),
+    "supervised": Change(shape={"supervised": 2}, loss="Dice and entropy"),
+    "focal-tversky": Change(loss="focal Tversky"),
+    "focal-entropy": Change(loss="focal entropy"),
+    "slice-dice": Change(loss="slice Dice"),
+    "entropy10": Change(loss="ten times the entropy"),
+    "muon": Change(more=_muon),
+    "bfloat16": Change(settings={"train.precision": "bfloat16"}, more=_half_precision),
+    "xla": Change(settings={"train.xla": True}),
+    "no-ema": Change(settings={"train.ema_decay": 0.0}),
+    "sgd": Change(
+        settings={"train.optimizer": "sgd", "train.learning_rate": 0.01, "train.schedule": "polynomial"}
+    ),
+    "no-augment": Change(settings={"augment.probability": 0.0}),
+    "no-blur": Change(
+        settings={"augment.selection": "independent", "augment.blur": 0.0, "augment.clahe": 0.0}
+    ),
+    "warp": Change(settings={"augment.warp": 0.5}),
+    "noise": Change(settings={"augment.noise_gaussian": 0.3}),
+    "balanced": Change(settings={"slice.slices": "balanced"}),
+    "clots-half": Change(settings={"train.clot_share": 0.5}),
+    "clots-as-come": Change(settings={"train.clot_share": 0.0}),
+}
+for _count in (8, 12, 16, 24, 32):
+    CHANGES[f"filters{_count}"] = Change(settings={"network.filters": _count})
+for _count in (2, 3, 4, 5):
+    CHANGES[f"depth{_count}"] = Change(settings={"network.depth": _count})
+for _count in (4, 8, 16, 32):
+    CHANGES[f"batch{_count}"] = Change(settings={"train.batch_size": _count})
+for _rate in ("5e-4", "1e-3", "2e-3", "4e-3", "8e-3"):
+    CHANGES[f"rate{_rate}"] = Change(settings={"train.learning_rate": float(_rate)})
+for _count in (5, 10, 15, 20, 30, 40, 60, 80):
+    CHANGES[f"epochs{_count}"] = Change(settings={"train.epochs": _count})
+for _share in ("0", "0.1", "0.2"):
+    CHANGES[f"dropout{_share}"] = Change(settings={"network.dropout": float(_share)})
+
+
+def settings_of(names: Sequence[str]) -> dict[str, Any]:
+    """The settings of changes, by dotted name."""
+    return {key: value for name in names for key, value in CHANGES[name].settings.items()}
+
+
+def apply(names: Sequence[str]) -> None:
+    """Changes the code of clotseg in this process; no network has been built before."""
+    shape: dict[str, Any] = {}
+    loss = ""
+    for name in names:
+        change = CHANGES[name]
+        shape |= change.shape
+        loss = change.loss or loss
+        if change.more is not None:
+            change.more()
+    if shape:
+        _put_network(shape)
+    if loss:
+        _put_loss(loss)
+
+
+def _put_network(shape: dict[str, Any]) -> None:
+    from clotseg.train import checkpoint, session
+
+    from . import networks
+
+    build = partial(networks.build, shape=replace(networks.Shape(), **shape))
+    session.build_unet = checkpoint.build_unet = build
+
+
+def _put_loss(kind: str) -> None:
+    from clotseg.train import step
+
+    from . import losses
+
+    step.batch_sums, step.loss_of = losses.batch_sums, partial(losses.loss_of, kind=kind)

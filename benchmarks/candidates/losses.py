@@ -1,0 +1,64 @@
+"""Losses that might take the place of soft Dice + cross-entropy: sums of a batch, and what is made of them.
+
+Each has the signature of `clotseg.train.losses`: sums over slices come first, as replicas add them up. The
+channels of `probability` behind the first are the answers of coarser levels (see `networks.Shape`).
+"""
+
+from typing import Any
+
+import tensorflow as tf
+
+from clotseg.config import TrainConfig
+
+Tensor = Any  # TensorFlow ships no types
+
+PARTS = 7
+SMALLEST = 1e-7
+
+
+def batch_sums(probability: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
+    """float32 [answers · PARTS]: for each answer overlap, predicted, truth, cross-entropy, focal
+    cross-entropy, the soft Dice of slices with clot, and their number; at the very end the pixels."""
+    sums = []
+    for answer in tf.split(probability, probability.shape[-1], -1):
+        over = (1, 2, 3)
+        overlap, predicted = tf.reduce_sum(answer * masks, over), tf.reduce_sum(answer, over)
+        truth = tf.reduce_sum(masks, over)
+        right = tf.clip_by_value(masks * answer + (1 - masks) * (1 - answer), SMALLEST, 1 - SMALLEST)
+        entropy = -tf.math.log(right)
+        has_clot = tf.cast(truth > 0, tf.float32)
+        dice = has_clot * (2 * overlap + 1) / (predicted + truth + 1)
+        focal = tf.reduce_sum((1 - right) ** 2 * entropy, over)
+        parts = (overlap, predicted, truth, tf.reduce_sum(entropy, over), focal, dice, has_clot)
+        sums += [tf.reduce_sum(part * weights) for part in parts]
+    return tf.stack([*sums, tf.reduce_sum(weights) * tf.cast(tf.size(masks[0]), tf.float32)])
+
+
+def _loss(parts: Tensor, pixels: Tensor, config: TrainConfig, kind: str) -> Tensor:
+    overlap, predicted, truth, entropy, focal, slice_dice, clots = tf.unstack(parts)
+    entropy, focal = tf.math.divide_no_nan(entropy, pixels), tf.math.divide_no_nan(focal, pixels)
+    dice = 1 - (2 * overlap + config.dice_smooth) / (predicted + truth + config.dice_smooth)
+    if kind == "focal Tversky":
+        # Abraham & Khan 2019, with their alpha (misses) 0.7, beta 0.3 and gamma 4/3.
+        missed, false = truth - overlap, predicted - overlap
+        index = (overlap + 1) / (overlap + 0.7 * missed + 0.3 * false + 1)
+        return (1 - index) ** 0.75 + entropy
+    if kind == "focal entropy":
+        return dice + focal
+    if kind == "slice Dice":
+        return 0.5 * dice + 0.5 * (1 - tf.math.divide_no_nan(slice_dice, clots)) + entropy
+    if kind == "ten times the entropy":
+        return dice + 10 * entropy
+    return dice + entropy
+
+
+def loss_of(sums: Tensor, config: TrainConfig, *, kind: str) -> Tensor:
+    """The loss: of the first answer, and each coarser one counting half as much as the one before."""
+    answers = (sums.shape[0] - 1) // PARTS
+    pixels = sums[answers * PARTS]
+    shares = [0.5**level for level in range(answers)]
+    losses = [
+        share * _loss(sums[level * PARTS : (level + 1) * PARTS], pixels, config, kind)
+        for level, share in enumerate(shares)
+    ]
+    return tf.add_n(losses) / sum(shares)

@@ -1,0 +1,175 @@
+"""Networks that might take the U-Net's place: settings and a shape in; a Keras model out.
+
+Every model takes slices float32 [N, size, size, channels] and gives clot probability [N, size, size, 1], as
+the U-Net does; with `supervised`, and while it is trained, the answers of coarser levels as further channels.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from clotseg.config import NetworkConfig
+
+Tensor = Any  # TensorFlow and Keras ship no types
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shape:
+    """What a network is built of.
+
+    Attributes:
+        fold: side of the squares of pixels that are folded into channels before the first level, and unfolded
+            after the last; the levels halve so much less often, and the answer has full resolution again.
+        block: `plain` as the U-Net of ct-clotseg; `standard` two times convolution, norm, activation;
+            `residual` the same with the input added; `convnext` after Liu et al. 2022.
+        norm: `batch`, `instance` or `group` (eight channels each).
+        up: how a level takes in the one below: `concat` as it is, `narrow` after a 1×1 convolution to its
+            own width, `add` after the same, added to what was skipped.
+        mirror: where the slice mirrored left to right is looked at beside it: nowhere, `input`, or `centre`
+            for the features of the coarsest level.
+        supervised: on how many coarser levels an answer is asked for as well (deep supervision).
+        leaky: activations are leaky ReLU with slope 0.01.
+    """
+
+    fold: int = 1
+    block: str = "plain"
+    norm: str = "batch"
+    up: str = "concat"
+    mirror: str = ""
+    supervised: int = 0
+    leaky: bool = False
+
+
+@keras.saving.register_keras_serializable("candidates")
+class Folded(keras.layers.Layer):
+    """[N, H, W, C] to [N, H / side, W / side, C · side²]."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self._side = side
+
+    def call(self, features: Tensor) -> Tensor:
+        return tf.nn.space_to_depth(features, self._side)
+
+
+class Unfolded(Folded):
+    """The way back."""
+
+    def call(self, features: Tensor) -> Tensor:
+        return tf.nn.depth_to_space(features, self._side)
+
+
+class WithMirrored(keras.layers.Layer):
+    """Features, and those of the other side at the same place as further channels."""
+
+    def call(self, features: Tensor) -> Tensor:
+        return tf.concat([features, tf.reverse(features, [2])], -1)
+
+
+class OnlyFirst(keras.layers.Layer):
+    """What is told outside of training: the first channel."""
+
+    def call(self, answers: Tensor, training: bool = False) -> Tensor:
+        return answers if training else answers[..., :1]
+
+
+class Builder:
+    """Adds layers as a shape and the settings want them."""
+
+    def __init__(self, config: NetworkConfig, shape: Shape) -> None:
+        self._config, self._shape = config, shape
+
+    def network(self, size: int, channels: int) -> Any:
+        config, shape = self._config, self._shape
+        halvings = config.depth - int(math.log2(shape.fold))
+        image = keras.Input((size, size, channels), name="slices")
+        features, skipped, answers = image, [], []
+        if shape.mirror == "input":
+            features = WithMirrored()(features)
+        if shape.fold > 1:
+            features = Folded(shape.fold)(features)
+        for level in range(halvings):
+            features = self._level(features, config.filters * 2**level)
+            skipped.append(features)
+            features = keras.layers.MaxPooling2D()(features)
+        if shape.mirror == "centre":
+            features = WithMirrored()(features)
+        features = self._centre(features, config.filters * 2**halvings)
+        for level in reversed(range(halvings)):
+            features = self._level(self._joined(features, skipped[level]), config.filters * 2**level)
+            if 0 < level <= shape.supervised:
+                answers.append(keras.layers.UpSampling2D(2**level * shape.fold)(self._answer(features)))
+        answer = self._answer(features, shape.fold)
+        if answers:
+            answer = OnlyFirst()(keras.layers.Concatenate()([answer, *reversed(answers)]))
+        return keras.Model(image, answer, name="unet")
+
+    def _answer(self, features: Tensor, fold: int = 1) -> Tensor:
+        odds = self._config.initial_probability / (1 - self._config.initial_probability)
+        prior = keras.initializers.Constant(math.log(odds))
+        logits = keras.layers.Conv2D(fold * fold, 1, bias_initializer=prior, dtype="float32")(features)
+        if fold > 1:
+            logits = Unfolded(fold)(logits)
+        return keras.layers.Activation("sigmoid", dtype="float32")(logits)
+
+    def _joined(self, below: Tensor, skipped: Tensor) -> Tensor:
+        if self._shape.up != "concat":
+            below = self._convolved(below, skipped.shape[-1], 1)
+        below = keras.layers.UpSampling2D()(below)
+        if self._shape.up == "add":
+            return keras.layers.Add()([below, skipped])
+        return keras.layers.Concatenate()([below, skipped])
+
+    def _level(self, features: Tensor, filters: int) -> Tensor:
+        dropout = keras.layers.Dropout(self._config.dropout)
+        block = self._shape.block
+        if block == "plain":
+            features = dropout(self._normed(self._activated(self._convolved(features, filters))))
+            return self._normed(self._convolved(features, filters))
+        if block == "convnext":
+            if features.shape[-1] != filters:
+                features = self._convolved(features, filters, 1)
+            inner = keras.layers.DepthwiseConv2D(5, padding="same")(features)
+            inner = keras.layers.LayerNormalization(epsilon=1e-6)(inner)
+            inner = self._convolved(
+                keras.layers.Activation("gelu")(self._convolved(inner, 4 * filters, 1)), filters, 1
+            )
+            return keras.layers.Add()([features, dropout(inner)])
+        inner = dropout(self._activated(self._normed(self._convolved(features, filters))))
+        inner = self._normed(self._convolved(inner, filters))
+        if block == "residual":
+            if features.shape[-1] != filters:
+                features = self._convolved(features, filters, 1)
+            inner = keras.layers.Add()([features, inner])
+        return self._activated(inner)
+
+    def _centre(self, features: Tensor, filters: int) -> Tensor:
+        if self._shape.block != "plain":
+            return self._level(features, filters)
+        for kernel in (3, 3, 1, 1):
+            features = self._normed(self._activated(self._convolved(features, filters, kernel)))
+        return features
+
+    def _convolved(self, features: Tensor, filters: int, kernel: int = 3) -> Tensor:
+        decay = keras.regularizers.L2(self._config.l2) if self._config.l2 else None
+        return keras.layers.Conv2D(filters, kernel, padding="same", kernel_regularizer=decay)(features)
+
+    def _activated(self, features: Tensor) -> Tensor:
+        layer = keras.layers.LeakyReLU(0.01) if self._shape.leaky else keras.layers.ReLU()
+        return layer(features)
+
+    def _normed(self, features: Tensor) -> Tensor:
+        norm = self._shape.norm
+        if norm == "batch":
+            momentum = self._config.batch_norm_momentum
+            return keras.layers.BatchNormalization(momentum=momentum, epsilon=1e-4)(features)
+        groups = features.shape[-1] if norm == "instance" else max(1, features.shape[-1] // 8)
+        return keras.layers.GroupNormalization(groups, epsilon=1e-4)(features)
+
+
+def build(config: NetworkConfig, *, size: int, channels: int, shape: Shape) -> Any:
+    """Takes the place of `build_unet`."""
+    return Builder(config, shape).network(size, channels)

@@ -1,0 +1,112 @@
+"""Recipes held against each other at equal time: what is written, what is changed, and what is summed up."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from candidates import CHANGES, losses, networks, settings_of
+from time_to_dice import Measured, Recipe, mean_dice, summarise, table, time_to_reach
+
+from clotseg.config import NetworkConfig, TrainConfig, load_config
+from clotseg.train.losses import batch_sums, loss_of
+from clotseg.train.unet import build_unet
+
+SMALL = NetworkConfig(filters=8, depth=3)
+
+
+def case(name: str, dice: float, *, clot: bool = True, false_clots: int = 0) -> dict[str, Any]:
+    facts = {"case": name, "patient": name, "dice": dice, "has_clot": clot}
+    return {**facts, "found": clot and dice > 0, "false_clots": false_clots}
+
+
+def measured(recipe: str, seed: int, mark: float, clock_s: float, *cases: dict[str, Any]) -> Measured:
+    return Measured(recipe=recipe, seed=seed, mark=mark, clock_s=clock_s, epoch=1, cases=list(cases))
+
+
+def test_a_recipe_is_a_name_or_a_path_with_changes() -> None:
+    written = Recipe(written="some/where/my.toml+mirror+fold2")
+    assert (written.base, written.changes) == ("some/where/my.toml", ["mirror", "fold2"])
+    assert written.shown == "my.toml+mirror+fold2"
+    assert Recipe(written="default").changes == []
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_the_settings_of_each_change_are_settings_of_clotseg(name: str, tmp_path: Any) -> None:
+    changed = settings_of([name])
+    config = load_config(tmp_path / "none.toml", {**changed, "feed.size": "auto"})
+    for setting, value in changed.items():
+        section, key = setting.split(".")
+        assert getattr(getattr(config, section), key) == value
+    assert changed or CHANGES[name].shape or CHANGES[name].loss or CHANGES[name].more
+
+
+@pytest.mark.parametrize("name", [name for name, change in CHANGES.items() if change.shape])
+def test_each_changed_network_gives_one_probability_a_pixel(name: str) -> None:
+    shape = networks.Shape(**CHANGES[name].shape)
+    network = networks.build(SMALL, size=32, channels=2, shape=shape)
+    slices = np.random.default_rng(1).random((2, 32, 32, 2), np.float32)
+    probability = network(slices).numpy()
+    assert probability.shape == (2, 32, 32, 1)
+    assert ((probability > 0) & (probability < 1)).all()
+    assert network(slices, training=True).shape[-1] == 1 + min(shape.supervised, SMALL.depth - 1)
+    assert network.count_params() != build_unet(SMALL, size=32, channels=2).count_params() or (
+        name == "leaky" or "mirror" in name
+    )
+
+
+def test_a_network_of_the_plain_shape_is_the_u_net_itself() -> None:
+    slices = np.random.default_rng(1).random((2, 32, 32, 2), np.float32)
+    ours = build_unet(SMALL, size=32, channels=2)
+    plain = networks.build(SMALL, size=32, channels=2, shape=networks.Shape())
+    plain.set_weights(ours.get_weights())
+    np.testing.assert_allclose(plain(slices).numpy(), ours(slices).numpy(), atol=1e-6)
+
+
+def test_what_is_mirrored_is_seen_at_the_same_place() -> None:
+    slices = np.arange(24, dtype=np.float32).reshape(1, 3, 4, 2)
+    both = networks.WithMirrored()(slices).numpy()
+    np.testing.assert_array_equal(both[..., :2], slices)
+    np.testing.assert_array_equal(both[..., 2:], slices[:, :, ::-1])
+
+
+def test_the_losses_agree_with_clotseg_and_with_one_another() -> None:
+    random = np.random.default_rng(1)
+    answers = tf.constant(random.random((3, 8, 8, 2)), tf.float32)
+    masks = tf.constant(random.random((3, 8, 8, 1)) > 0.8, tf.float32)
+    weights = tf.constant([1.0, 1.0, 0.0])
+    config = TrainConfig()
+
+    def of(kind: str, first: int, last: int) -> float:
+        sums = losses.batch_sums(answers[..., first:last], masks, weights)
+        return float(losses.loss_of(sums, config, kind=kind))
+
+    ours = float(loss_of(batch_sums(answers[..., :1], masks, weights), config))
+    entropy = ours - float(
+        loss_of(batch_sums(answers[..., :1], masks, weights), replace(config, loss="dice"))
+    )
+    assert of("", 0, 1) == pytest.approx(ours)
+    assert of("ten times the entropy", 0, 1) == pytest.approx(ours + 9 * entropy)
+    assert of("", 0, 2) == pytest.approx((of("", 0, 1) + of("", 1, 2) / 2) / 1.5)
+    assert of("focal entropy", 0, 1) < of("", 0, 1)
+    perfect = losses.batch_sums(masks, masks, weights)
+    for kind in ("focal Tversky", "focal entropy", "slice Dice", "ten times the entropy"):
+        assert float(losses.loss_of(perfect, config, kind=kind)) == pytest.approx(0, abs=1e-4)
+
+
+def test_a_summary_counts_misses_and_false_clots_and_when_the_reference_was_reached() -> None:
+    floor = [measured("floor", 0, mark, 100 * mark, case("usual_1", 0.4), case("usual_2", 0.0, clot=False))
+             for mark in (0.5, 1.0)]  # fmt: skip
+    ours = [
+        measured("ours", 0, 0.5, 60, case("usual_1", 0.5), case("usual_2", 0.0, clot=False, false_clots=2)),
+        measured("ours", 0, 1.0, 99, case("usual_1", 0.0), case("usual_2", 0.0, clot=False)),
+    ]
+    row = summarise([*floor, *ours], "ours", "usual", against="floor", seeds=[0])
+    assert row["dice_at"] == {"0.5": 0.5, "1.0": 0.0}
+    assert (row["missed"], row["with_false_clot"]) == ([1, 1], [0, 1])
+    assert row["reached_s"] == [60]
+    assert row["difference"]["mean"] == pytest.approx(-0.4)
+    assert time_to_reach(ours, 0.6, "usual") is None
+    assert mean_dice(ours[0], "usual") == 0.5
+    assert "| usual | ours | 0.500 | 0.000 | 0.000 | -0.400" in table([row], 1, "floor")
