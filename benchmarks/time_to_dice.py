@@ -20,6 +20,7 @@ A checkpoint's clock time runs from the start of its process to when it was writ
 mark before the first checkpoint. "Reached" is the clock time of the first tested checkpoint that has the
 final mean Dice of the reference of the same seed: close marks make it exact. The interval of a difference
 is that of `clotseg compare`, paired and resampled by patient, here over the cases of all seeds together.
+"Doubt against Dice" is Spearman's correlation over the cases with a clot, the median of the seeds.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from candidates import CHANGES, settings_of
+from candidates import CHANGES, flags_of, settings_of
 
 from clotseg.config import load_config, to_toml
 from clotseg.evaluate.agreement import mean_interval
@@ -183,8 +184,8 @@ def measure(cases: Path, job: Job, options: argparse.Namespace) -> list[Measured
             measured.append(Measured(**of_job, clock_s=None, epoch=None, cases=[]))
             continue
         if best[1] not in tested:
-            tested[best[1]] = job.clotseg("test", "--ckpt", best[1])["cases"]
-        kept = ("case", "patient", "dice", "has_clot", "found", "false_clots")
+            tested[best[1]] = job.clotseg("test", "--ckpt", best[1], *flags_of(job.recipe.changes))["cases"]
+        kept = ("case", "patient", "dice", "has_clot", "found", "false_clots", "doubt")
         measured.append(
             Measured(
                 **of_job,
@@ -222,6 +223,16 @@ def difference(ours: list[Measured], theirs: list[Measured], cohort: str) -> dic
     return {"mean": statistics.fmean(apart) if apart else 0.0, "ci95": interval}
 
 
+def doubt_and_dice(entry: Measured, cohort: str) -> float:
+    """Spearman's correlation of doubt and Dice over the cases with a clot; NaN where nothing was learnt."""
+    from scipy.stats import spearmanr
+
+    cases = with_clot(entry, cohort)
+    if not cases:
+        return float("nan")
+    return float(spearmanr([case["doubt"] for case in cases], [case["dice"] for case in cases]).statistic)
+
+
 def time_to_reach(entries: list[Measured], target: float, cohort: str) -> float | None:
     """Clock time of the first checkpoint tested that has the Dice, s; None where none has."""
     return next(
@@ -257,6 +268,7 @@ def summarise(
         "final_dice": [mean_dice(entry, cohort) for entry in last],
         "missed": [sum(not case["found"] for case in clots), len(clots)],
         "with_false_clot": [sum(case["false_clots"] > 0 for case in free), len(free)],
+        "doubt_and_dice": statistics.median(doubt_and_dice(entry, cohort) for entry in last),
         "reached_s": [
             time_to_reach(of(recipe, seed), mean_dice(aim, cohort), cohort)
             for seed, aim in zip(seeds, reference, strict=True)
@@ -274,6 +286,7 @@ def table(rows: list[dict[str, Any]], minutes: float, against: str) -> str:
         f"minus {Recipe(written=against).shown}",
         "clots missed",
         "clot-free with a false clot",
+        "doubt against Dice",
         "its Dice reached after",
     ]
     lines = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
@@ -290,6 +303,7 @@ def table(rows: list[dict[str, Any]], minutes: float, against: str) -> str:
             f"{apart['mean']:+.3f} ({interval or 'no interval'})" if apart else "–",
             "{} of {}".format(*row["missed"]),
             "{} of {}".format(*row["with_false_clot"]),
+            f"{row['doubt_and_dice']:+.2f}",
             ", ".join("never" if at is None else f"{at:.0f} s" for at in row["reached_s"]),
         ]
         lines.append("| " + " | ".join(cells) + " |")

@@ -19,12 +19,14 @@ class Change:
         shape: of the network, see `networks.Shape`.
         loss: see `losses`.
         more: any other change of code, made before the command runs.
+        tested: flags of `clotseg test`.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     shape: Mapping[str, Any] = field(default_factory=dict)
     loss: str = ""
     more: Callable[[], None] | None = None
+    tested: tuple[str, ...] = ()
 
 
 def _muon() -> None:
@@ -55,6 +57,10 @@ CHANGES: dict[str, Change] = {
     "add": Change(shape={"up": "add"}),
     "mirror": Change(shape={"mirror": "input"}),
     "mirror-centre": Change(shape={"mirror": "centre"}),
+    "nnunet": Change(
+        shape={"block": "standard", "norm": "instance", "leaky": True, "supervised": 2},
+        loss="Dice and entropy",
+    ),
     "supervised": Change(shape={"supervised": 2}, loss="Dice and entropy"),
     "focal-tversky": Change(loss="focal Tversky"),
     "focal-entropy": Change(loss="focal entropy"),
@@ -63,6 +69,7 @@ CHANGES: dict[str, Change] = {
     "muon": Change(more=_muon),
     "bfloat16": Change(settings={"train.precision": "bfloat16"}, more=_half_precision),
     "xla": Change(settings={"train.xla": True}),
+    "flips": Change(tested=("--tta",)),
     "no-ema": Change(settings={"train.ema_decay": 0.0}),
     "sgd": Change(
         settings={"train.optimizer": "sgd", "train.learning_rate": 0.01, "train.schedule": "polynomial"}
@@ -94,6 +101,11 @@ for _share in ("0", "0.1", "0.2"):
 def settings_of(names: Sequence[str]) -> dict[str, Any]:
     """The settings of changes, by dotted name."""
     return {key: value for name in names for key, value in CHANGES[name].settings.items()}
+
+
+def flags_of(names: Sequence[str]) -> list[str]:
+    """What `clotseg test` is called with beside the checkpoint."""
+    return [flag for name in names for flag in CHANGES[name].tested]
 
 
 def apply(names: Sequence[str]) -> None:

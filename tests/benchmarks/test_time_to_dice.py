@@ -18,7 +18,7 @@ SMALL = NetworkConfig(filters=8, depth=3)
 
 def case(name: str, dice: float, *, clot: bool = True, false_clots: int = 0) -> dict[str, Any]:
     facts = {"case": name, "patient": name, "dice": dice, "has_clot": clot}
-    return {**facts, "found": clot and dice > 0, "false_clots": false_clots}
+    return {**facts, "found": clot and dice > 0, "false_clots": false_clots, "doubt": 1 - dice}
 
 
 def measured(recipe: str, seed: int, mark: float, clock_s: float, *cases: dict[str, Any]) -> Measured:
@@ -39,7 +39,8 @@ def test_the_settings_of_each_change_are_settings_of_clotseg(name: str, tmp_path
     for setting, value in changed.items():
         section, key = setting.split(".")
         assert getattr(getattr(config, section), key) == value
-    assert changed or CHANGES[name].shape or CHANGES[name].loss or CHANGES[name].more
+    change = CHANGES[name]
+    assert changed or change.shape or change.loss or change.more or change.tested
 
 
 @pytest.mark.parametrize("name", [name for name, change in CHANGES.items() if change.shape])
@@ -96,17 +97,20 @@ def test_the_losses_agree_with_clotseg_and_with_one_another() -> None:
 
 
 def test_a_summary_counts_misses_and_false_clots_and_when_the_reference_was_reached() -> None:
-    floor = [measured("floor", 0, mark, 100 * mark, case("usual_1", 0.4), case("usual_2", 0.0, clot=False))
-             for mark in (0.5, 1.0)]  # fmt: skip
+    healthy = case("usual_3", 0.0, clot=False)
+    fooled = case("usual_3", 0.0, clot=False, false_clots=2)
+    others = case("usual_1", 0.4), case("usual_2", 0.2), healthy
+    floor = [measured("floor", 0, mark, 100 * mark, *others) for mark in (0.5, 1.0)]
     ours = [
-        measured("ours", 0, 0.5, 60, case("usual_1", 0.5), case("usual_2", 0.0, clot=False, false_clots=2)),
-        measured("ours", 0, 1.0, 99, case("usual_1", 0.0), case("usual_2", 0.0, clot=False)),
+        measured("ours", 0, 0.5, 60, case("usual_1", 0.5), case("usual_2", 0.3), fooled),
+        measured("ours", 0, 1.0, 99, case("usual_1", 0.0), case("usual_2", 0.1), healthy),
     ]
     row = summarise([*floor, *ours], "ours", "usual", against="floor", seeds=[0])
-    assert row["dice_at"] == {"0.5": 0.5, "1.0": 0.0}
-    assert (row["missed"], row["with_false_clot"]) == ([1, 1], [0, 1])
+    assert row["dice_at"] == pytest.approx({"0.5": 0.4, "1.0": 0.05})
+    assert (row["missed"], row["with_false_clot"]) == ([1, 2], [0, 1])
     assert row["reached_s"] == [60]
-    assert row["difference"]["mean"] == pytest.approx(-0.4)
+    assert row["difference"]["mean"] == pytest.approx(-0.25)
     assert time_to_reach(ours, 0.6, "usual") is None
-    assert mean_dice(ours[0], "usual") == 0.5
-    assert "| usual | ours | 0.500 | 0.000 | 0.000 | -0.400" in table([row], 1, "floor")
+    assert mean_dice(ours[0], "usual") == pytest.approx(0.4)
+    assert row["doubt_and_dice"] == pytest.approx(-1)
+    assert "| usual | ours | 0.400 | 0.050 | 0.050 | -0.250" in table([row], 1, "floor")
