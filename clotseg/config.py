@@ -19,6 +19,7 @@ from clotseg.recipes import DEFAULT_RECIPE, read_recipe
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Auto = Literal["auto"]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -76,9 +77,15 @@ class SliceConfig:
 class FeedConfig:
     """The square that slices are centre-padded to, in pixels; `auto` is the smallest that holds them all."""
 
-    size: Count | Literal["auto"] = 256
+    size: Count | Auto = "auto"
 
 
+LIMITS = (
+    *("brightness_limit", "contrast_limit", "gamma_limit", "clahe_limit"),
+    *("rotation_degrees", "scale_limit", "shift_pixels", "elastic_period_pixels"),
+    *("noise_gaussian_sd", "noise_poisson_factor"),
+)
+"""Of [augment]: the lowest and the highest that is drawn."""
 ABOVE_ZERO = (
     "gamma_limit",
     "clahe_limit",
@@ -87,7 +94,7 @@ ABOVE_ZERO = (
     "noise_gaussian_sd",
     "noise_poisson_factor",
 )
-"""The limits of [augment] that are of no use at 0 or below."""
+"""Those of them that are of no use at 0 or below."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,7 +156,10 @@ class OfflineConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NetworkConfig:
-    """The U-Net: `filters` at full resolution, doubled at each of `depth` halvings.
+    """The U-Net: `filters` at full resolution, doubled at each of `depth` halvings; `auto` is by the data.
+
+    With `fold` squares of so many pixels a side become channels before the first level, and pixels again
+    behind the last, in the place of one or two halvings: most of the arithmetic is at full resolution.
 
     With several replicas `batch_norm` local normalises each replica's slices by their own statistics, and
     synchronised by those of the global batch. The running statistics are averaged over replicas either way.
@@ -158,8 +168,9 @@ class NetworkConfig:
     Lin et al. 2017, Focal Loss for Dense Object Detection, section 4.1).
     """
 
-    filters: Count = 32
-    depth: Annotated[int, Field(ge=1, le=7)] = 4
+    filters: Count | Auto = "auto"
+    depth: Annotated[int, Field(ge=1, le=7)] | Auto = "auto"
+    fold: Literal[1, 2, 4] = 1
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     l2: NotNegative = 0.0
     batch_norm_momentum: Fraction = 0.9
@@ -170,6 +181,8 @@ class NetworkConfig:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """The optimisation. The defaults are those of the recipe `default`; see docs/recipes.md for the others.
+
+    `epochs` and `batch_size` are chosen by the data where they are `auto`.
 
     An epoch draws `train_samples` slices; `all` is as many as the cohort has. In each batch at least the
     share `clot_share` of the slices hold clot; others give way where there are too few. A step takes
@@ -187,8 +200,8 @@ class TrainConfig:
     """
 
     recipe: str = DEFAULT_RECIPE
-    epochs: Count = 100
-    batch_size: Count = 20
+    epochs: Count | Auto = "auto"
+    batch_size: Count | Auto = "auto"
     accumulate: Count = 1
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
     learning_rate: Positive = 1e-3
@@ -222,8 +235,8 @@ class TestConfig:
 
     __test__ = False
 
-    threshold: Fraction | Literal["auto"] = "auto"
-    smallest_component: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    threshold: Fraction | Auto = "auto"
+    smallest_component: Annotated[int, Field(ge=0)] | Auto = "auto"
     bootstrap_samples: Count = 2000
     seed: Seed = 1
 
@@ -238,12 +251,12 @@ class RuntimeConfig:
     Training ends after `minutes`, 0 being never: the epoch under way is cut short and validated.
     """
 
-    gpus: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    gpus: Annotated[int, Field(ge=0)] | Auto = "auto"
     replicas: Count = 1
-    threads: Count | Literal["auto"] = "auto"
+    threads: Count | Auto = "auto"
     prefetch: Count = 2
     log_augment: Annotated[int, Field(ge=0)] = 0
-    workers: Count | Literal["auto"] = "auto"
+    workers: Count | Auto = "auto"
     dask: str = ""
     checkpoint_minutes: NotNegative = 0.0
     minutes: NotNegative = 0.0
@@ -329,6 +342,13 @@ def _truth_values(settings: Mapping[str, Any], defaults: Any) -> list[str]:
     return findings
 
 
+def settled(value: int | Auto) -> int:
+    """A setting that can no longer be `auto`, as nothing is trained before that is chosen."""
+    if value == "auto":
+        raise TypeError("a setting is used before it was chosen")
+    return value
+
+
 def to_toml(config: Config) -> str:
     """The settings as the text of a `clotseg.toml`."""
     import tomli_w
@@ -394,46 +414,31 @@ def _check_together(config: Config) -> None:
         problems.append("split.file says who belongs where: it cannot go with split.folds or split.stratify")
     if len(set(config.split.stratify)) != len(config.split.stratify):
         problems.append("split.stratify: names a property twice")
-    for name, limits in (
-        ("slice.cta_window_hu", config.slice.cta_window_hu),
-        ("slice.ncct_window_hu", config.slice.ncct_window_hu),
-    ):
-        if not limits[0] < limits[1]:
-            problems.append(f"{name}: the low end {limits[0]} must lie below the high end {limits[1]}")
-    for name, limits in (
-        ("augment.brightness_limit", config.augment.brightness_limit),
-        ("augment.contrast_limit", config.augment.contrast_limit),
-        ("augment.gamma_limit", config.augment.gamma_limit),
-        ("augment.clahe_limit", config.augment.clahe_limit),
-        ("augment.rotation_degrees", config.augment.rotation_degrees),
-        ("augment.scale_limit", config.augment.scale_limit),
-        ("augment.shift_pixels", config.augment.shift_pixels),
-        ("augment.elastic_period_pixels", config.augment.elastic_period_pixels),
-        ("augment.noise_gaussian_sd", config.augment.noise_gaussian_sd),
-        ("augment.noise_poisson_factor", config.augment.noise_poisson_factor),
-    ):
-        if not limits[0] <= limits[1]:
-            problems.append(f"{name}: the low end {limits[0]} must not lie above the high end {limits[1]}")
+    for name in ("cta_window_hu", "ncct_window_hu"):
+        low, high = getattr(config.slice, name)
+        if not low < high:
+            problems.append(f"slice.{name}: the low end {low} must lie below the high end {high}")
+    for name in LIMITS:
+        low, high = getattr(config.augment, name)
+        if not low <= high:
+            problems.append(f"augment.{name}: the low end {low} must not lie above the high end {high}")
     for name in ABOVE_ZERO:
         if getattr(config.augment, name)[0] <= 0:
             problems.append(f"augment.{name}: must be above 0")
-    step = 2**config.network.depth
-    if isinstance(config.feed.size, int) and config.feed.size % step:
+    size, depth, batch = config.feed.size, config.network.depth, config.train.batch_size
+    if size != "auto" and depth != "auto" and size % 2**depth:
         problems.append(
-            f"feed.size = {config.feed.size}: a network of depth {config.network.depth} halves the slice "
-            f"{config.network.depth} times, so the size must be a multiple of {step}"
+            f"feed.size = {size}: a network of depth {depth} halves the slice {depth} times, so the size "
+            f"must be a multiple of {2**depth}"
         )
-    if config.train.batch_size % config.runtime.replicas:
-        problems.append(_uneven_batch(config.train.batch_size, config.runtime.replicas))
+    if depth != "auto" and 2**depth <= config.network.fold:
+        problems.append(f"network.fold = {config.network.fold} leaves no level of network.depth = {depth}")
+    if batch != "auto" and batch % config.runtime.replicas:
+        replicas = config.runtime.replicas
+        uneven = f"train.batch_size = {batch} cannot be shared evenly by {replicas} replicas"
+        problems.append(f"{uneven}; nearest: {nearest_batches(batch, replicas)}")
     if problems:
         raise ConfigError("some settings do not go together", details=problems)
-
-
-def _uneven_batch(batch_size: int, replicas: int) -> str:
-    return (
-        f"train.batch_size = {batch_size} cannot be shared evenly by {replicas} replicas; "
-        f"nearest: {nearest_batches(batch_size, replicas)}"
-    )
 
 
 def nearest_batches(batch_size: int, replicas: int) -> str:

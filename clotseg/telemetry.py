@@ -7,7 +7,7 @@ and a missing or failing driver means fewer lines, never an error: nothing here 
 import importlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -139,6 +139,22 @@ def resident_bytes() -> int | None:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * PAGE_BYTES
     except (OSError, ValueError, IndexError):
         return None
+
+
+def available_bytes(gpus: Sequence[int | None]) -> int | None:
+    """Memory that each of a process's replicas can have; None where it is not told.
+
+    On a GPU that is all of it, on the CPU a share of what is free.
+
+    Args:
+        gpus: the GPU of each replica, None for a replica on the CPU.
+    """
+    if gpus[0] is None:
+        available = _machine_memory()[1]
+        return None if available is None else available // len(gpus)
+    totals = [load.total_bytes for load in _Gpus(len(gpus), None).loads()]
+    known = [total for total in totals if total is not None]
+    return min(known) if len(known) == len(gpus) else None
 
 
 def _machine_ticks() -> tuple[int, int]:

@@ -32,10 +32,10 @@ def test_without_a_file_the_default_settings_are_in_force(tmp_path):
     config = load_config(tmp_path / "clotseg.toml")
     assert (config.split.train_perc, config.split.val_perc, config.split.seed) == (0.6, 0.2, 1)
     assert (config.slice.cta_window_hu, config.slice.ncct_window_hu) == ((-50, 450), (0, 100))
-    assert config.feed.size == 256
+    assert config.feed.size == config.network.filters == config.network.depth == "auto"
     assert (config.augment.probability, config.augment.gamma_limit) == (0.8, (0.8, 1.2))
-    assert (config.network.filters, config.network.depth, config.network.dropout) == (32, 4, 0.1)
-    assert (config.train.batch_size, config.train.learning_rate, config.train.epochs) == (20, 1e-3, 100)
+    assert config.train.batch_size == config.train.epochs == "auto"
+    assert (config.network.dropout, config.train.learning_rate) == (0.1, 1e-3)
     assert config.train.dice_smooth == 1
     assert config.test.threshold == config.test.smallest_component == "auto"
 
@@ -150,7 +150,10 @@ def test_a_batch_that_replicas_cannot_share_names_those_that_they_can(tmp_path):
 
 def test_all_settings_that_do_not_go_together_are_listed_at_once(toml):
     error = refused(
-        toml("[split]\ntrain_perc = 0.9\n[slice]\nncct_window_hu = [9, 1]\n[feed]\nsize = 100\n"),
+        toml(
+            "[split]\ntrain_perc = 0.9\n[slice]\nncct_window_hu = [9, 1]\n"
+            "[feed]\nsize = 100\n[network]\ndepth = 4\n"
+        ),
         {"train.batch_size": 3, "runtime.replicas": 2},
     )
     assert len(error.details) == 4

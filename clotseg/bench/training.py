@@ -21,7 +21,7 @@ def open_feed(session: Session, *, augmented: bool) -> tuple[Feed, EpochPlan]:
     plan = plan_training(
         session.data.training,
         samples=SAMPLES_A_REPLICA * replicas,
-        batch_size=config.train.batch_size,
+        batch_size=session.batch_size,
         replicas=replicas,
         seed=config.train.seed,
         epoch=1,

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 Tensor = Any  # TensorFlow ships no types
 
-SIZE_STEP = 16
 AT_ONCE = 64
 """Operators take a while to start, so they augment up to so many slices of some steps together."""
 
@@ -74,9 +73,9 @@ class SlicedCohort:
         return np.concatenate([[0], np.cumsum([len(offsets) for offsets in self.offsets])])
 
 
-def padded_size(largest_slice: int) -> int:
-    """The smallest multiple of 16 that holds slices of this side, in pixels."""
-    return -(-largest_slice // SIZE_STEP) * SIZE_STEP
+def padded_size(largest_slice: int, step: int) -> int:
+    """The smallest multiple of `step` that holds slices of this side, in pixels."""
+    return -(-largest_slice // step) * step
 
 
 def open_cohort(folder: Path, manifest: dict[str, Any]) -> SlicedCohort:

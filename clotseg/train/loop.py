@@ -87,7 +87,7 @@ def train(
     folder_of_run = _open_folder(project, session, resume, devices)
     with suppress(TimeIsUp), folder_of_run as run, _lost_workers(devices):
         if run is not None and resume is not None:
-            trim_augmentations(run, position.epoch, position.step * config.train.batch_size)
+            trim_augmentations(run, position.epoch, position.step * session.batch_size)
         Training(session, view, run, limit).go_on(position, name=run.folder.name if run else "worker")
     return _outcome(project, run) if run else {}
 
@@ -98,7 +98,7 @@ def train_or_reuse(
     """As `train`, but takes a finished run of the same settings and slices, or goes on with one that was
     stopped, where there is one."""
     key = training_key(config, training_slices(project, config)[1]["key"])
-    of_this = [run for run in reversed(runs(project)) if read_record(run)["key"] == key]
+    of_this = [run for run in reversed(runs(project)) if read_record(run).get("asked_key") == key]
     for run in of_this:
         if read_record(run)["state"] == "finished":
             progress.say("train", state="reused", run=run.folder.name)
@@ -128,7 +128,9 @@ def _open_folder(
             yield run
     else:
         data = session.data
-        with open_run(project, data.config, data.cohorts.key, data.key, str(devices)) as run:
+        keys = {"key": data.key, "asked_key": data.asked_key, "split_key": data.cohorts.key}
+        chosen = {choice.setting: choice.reason for choice in data.choices}
+        with open_run(project, data.config, str(devices), chosen=chosen, **keys) as run:
             yield run
 
 
@@ -201,7 +203,7 @@ class Training:
             TimeIsUp: that was not yet so when the time limit came; everything has been kept.
         """
         begin = position
-        epochs = self._session.config.train.epochs
+        epochs = self._session.epochs
         devices = self._session.devices
         shown = self._view.run(
             name,
@@ -213,6 +215,8 @@ class Training:
         )
         with shown, stop_requests(self._tell_stopping) as stop:
             self._keeper.begin(position)
+            for choice in self._session.data.choices:
+                self._view.message(str(choice))
             if position != Position():
                 self._view.message(f"resumed in epoch {position.epoch}, step {position.step}")
             while not (over := self._over(position)):
@@ -233,7 +237,7 @@ class Training:
         if config.patience and position.stale(config.min_improvement) >= config.patience:
             self._view.message(f"stopped early: no better validation Dice for {config.patience} epochs")
             return True
-        return position.epoch > config.epochs
+        return position.epoch > self._session.epochs
 
     def _tell_stopping(self, _signal: int) -> None:
         self._view.message("stopping after this step, with a checkpoint; once more stops at once")
@@ -288,13 +292,13 @@ class Training:
             result, under_way.epoch, len(under_way.losses), self._session, step.batches, step.uids, self._run
         )
         under_way.losses.append(result.loss)
-        self._view.step_done(result.loss, self._session.config.train.batch_size, under_way.feed.waited_s)
+        self._view.step_done(result.loss, self._session.batch_size, under_way.feed.waited_s)
         return result.stops
 
     def _log_augmentations(self, epoch: int, number: int, batches: list[ReplicaBatch]) -> None:
         """Writes down how the first samples of an epoch were augmented."""
         config = self._session.config
-        left = config.runtime.log_augment - number * config.train.batch_size
+        left = config.runtime.log_augment - number * self._session.batch_size
         if self._run is None or left <= 0:
             return
         uids = [int(uid) for batch in batches for uid in batch.uids][:left]
@@ -307,7 +311,7 @@ class Training:
         session = self._session
         started = time.perf_counter()
         val_dice = volume_dice(self._count_volumes(position, stop))
-        done = len(position.losses) * session.config.train.batch_size
+        done = len(position.losses) * session.batch_size
         row = EpochRow(
             epoch=position.epoch,
             loss=math.fsum(position.losses) / len(position.losses),
@@ -322,8 +326,7 @@ class Training:
     def _count_volumes(self, position: Position, stop: StopRequest) -> NDArray[np.int64]:
         """Voxel counts of each validation volume, int64 [volumes, 3]: every slice once, none augmented."""
         session, cohort = self._session, self._session.data.validation
-        batch_size = session.config.train.batch_size
-        plan = plan_pass(cohort, batch_size=batch_size, replicas=session.devices.replicas)
+        plan = plan_pass(cohort, batch_size=session.batch_size, replicas=session.devices.replicas)
         uids, weights = plan.uids[:, session.local_part], plan.weights[:, session.local_part]
         counts = np.zeros((len(cohort.case_names), 3), np.int64)
         self._view.validation_begins(len(uids))
@@ -366,7 +369,7 @@ class EpochUnderWay:
         self._plan = plan_training(
             session.data.training,
             samples=session.samples,
-            batch_size=config.train.batch_size,
+            batch_size=session.batch_size,
             replicas=session.devices.replicas,
             seed=config.train.seed,
             epoch=position.epoch,

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from clotseg.config import TrainConfig
+from clotseg.config import TrainConfig, settled
 
 Optimizer = Any  # Keras ships no types
 Model = Any
@@ -41,7 +41,7 @@ def learning_rate(config: TrainConfig, epochs_done: float, time_gone: float = 0.
     """
     if epochs_done < config.warmup_epochs:
         return config.learning_rate * (WARMUP_FROM + (1 - WARMUP_FROM) * epochs_done / config.warmup_epochs)
-    left = max(config.epochs - config.warmup_epochs, 1e-9)
+    left = max(settled(config.epochs) - config.warmup_epochs, 1e-9)
     part = min(max((epochs_done - config.warmup_epochs) / left, time_gone), 1.0)
     if config.schedule == "cosine":
         return config.learning_rate * (1 + math.cos(math.pi * part)) / 2

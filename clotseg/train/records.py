@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
@@ -58,8 +58,26 @@ def training_key(config: Config, slice_key: str) -> str:
 
 
 @contextmanager
-def open_run(project: Project, config: Config, split_key: str, key: str, devices: str) -> Iterator[Run]:
+def open_run(
+    project: Project,
+    config: Config,
+    devices: str,
+    *,
+    key: str,
+    asked_key: str,
+    split_key: str,
+    chosen: Mapping[str, str] | None = None,
+) -> Iterator[Run]:
     """Makes a run folder with all that is known beforehand; see `_recorded` for its record.
+
+    Args:
+        project: whose.
+        config: settings, none of them `auto`.
+        devices: for people.
+        key: of settings and slices.
+        asked_key: the same before settings that were `auto` were chosen.
+        split_key: of the cohorts.
+        chosen: the reason for each of these settings, by its dotted name.
 
     Raises:
         EnvironmentProblem: the disk is full or refuses the write.
@@ -74,7 +92,9 @@ def open_run(project: Project, config: Config, split_key: str, key: str, devices
     record = {
         "format": artifact.FORMAT,
         "key": key,
+        "asked_key": asked_key,
         "split_key": split_key,
+        "chosen": dict(chosen or {}),
         "started": started.isoformat(timespec="seconds"),
         "epochs": config.train.epochs,
         "project_settings": read_settings(project.config_file),

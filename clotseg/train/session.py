@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clotseg.config import Config, NetworkConfig, SliceConfig, nearest_batches
+from clotseg.config import Config, NetworkConfig, SliceConfig, nearest_batches, settled
 from clotseg.dali.feed import FeedSettings, SlicedCohort, open_cohort, padded_size
 from clotseg.errors import ConfigError
 from clotseg.prep.cohorts import Cohorts, read_cohorts
@@ -18,6 +18,7 @@ from clotseg.prep.selection import slices_of_cohort
 from clotseg.prep.slices import channel_count
 from clotseg.prep.stages import read_sliced, sliced_config
 from clotseg.project import Project
+from clotseg.train.auto import Choice, choose, facts_of, settled_by
 from clotseg.train.devices import Devices
 from clotseg.train.optimizer import make_optimizer
 from clotseg.train.records import training_key
@@ -35,14 +36,23 @@ class Data:
         config: the settings, with the slicing that the slices were made with.
         cohorts: the split.
         training, validation: slices.
-        key: of the training: of its settings and its slices.
+        slice_key: of the stage that made the slices to train on.
+        asked_key: of the training as it was asked for, whatever was chosen for settings that are `auto`.
+        choices: for these.
     """
 
     config: Config
     cohorts: Cohorts
     training: SlicedCohort
     validation: SlicedCohort
-    key: str
+    slice_key: str
+    asked_key: str
+    choices: tuple[Choice, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Of the training: of its settings and its slices."""
+        return training_key(self.config, self.slice_key)
 
 
 def open_data(project: Project, config: Config) -> Data:
@@ -64,8 +74,15 @@ def open_data(project: Project, config: Config) -> Data:
         cohorts=cohorts,
         training=opened,
         validation=open_cohort(project.sliced / "Validation", validation),
-        key=training_key(config, training["key"]),
+        slice_key=training["key"],
+        asked_key=training_key(config, training["key"]),
     )
+
+
+def _settled(data: Data, devices: Devices) -> Data:
+    """The same with values for all settings that are `auto`."""
+    choices = choose(data.config, facts_of(data.config, data.cohorts, data.training, devices))
+    return replace(data, config=settled_by(data.config, choices), choices=choices)
 
 
 def _clots_of(training: SlicedCohort, cohorts: Cohorts, slicing: SliceConfig) -> NDArray[np.bool_]:
@@ -136,9 +153,19 @@ class Session:
         return self.data.training.records if wanted == "all" else wanted
 
     @property
+    def batch_size(self) -> int:
+        """Slices a step, all devices together."""
+        return settled(self.config.train.batch_size)
+
+    @property
+    def epochs(self) -> int:
+        """After how many the training is done."""
+        return settled(self.config.train.epochs)
+
+    @property
     def steps(self) -> int:
         """Batches an epoch."""
-        return -(-self.samples // self.config.train.batch_size)
+        return -(-self.samples // self.batch_size)
 
     @property
     def variables(self) -> list[Any]:
@@ -148,7 +175,7 @@ class Session:
 
 
 def open_session(data: Data, devices: Devices) -> Session:
-    """Builds networks, optimiser and steps on the devices.
+    """Chooses settings that are `auto`, and builds networks, optimiser and steps on the devices.
 
     Raises:
         ConfigError: the settings do not fit the slices or the devices.
@@ -156,6 +183,7 @@ def open_session(data: Data, devices: Devices) -> Session:
     import keras
     import tensorflow as tf
 
+    data = _settled(data, devices)
     config = data.config
     _check_fit(config, devices)
     size, channels = input_size(config, data.cohorts), channel_count(config.slice)
@@ -209,7 +237,7 @@ def _precision(config: Config, devices: Devices) -> Iterator[None]:
 
 
 def _check_fit(config: Config, devices: Devices) -> None:
-    batch, replicas = config.train.batch_size, devices.replicas
+    batch, replicas = settled(config.train.batch_size), devices.replicas
     if batch % replicas:
         raise ConfigError(
             f"a batch of {batch} cannot be shared evenly by {replicas} replicas",
@@ -226,12 +254,12 @@ def input_size(config: Config, cohorts: Cohorts) -> int:
     Raises:
         ConfigError: a slice of some cohort is larger than the size asked for.
     """
-    if config.feed.size == "auto":
-        return padded_size(cohorts.largest_slice)
-    if cohorts.largest_slice > config.feed.size:
+    size = settled(config.feed.size)
+    if cohorts.largest_slice > size:
+        step = 2 ** settled(config.network.depth)
         raise ConfigError(
-            f"the largest slice has {cohorts.largest_slice} pixels a side, more than {config.feed.size}",
+            f"the largest slice has {cohorts.largest_slice} pixels a side, more than {size}",
             where="feed.size",
-            fix=f"use `--size auto`, or `--size {padded_size(cohorts.largest_slice)}`",
+            fix=f"use `--size auto`, or `--size {padded_size(cohorts.largest_slice, step)}`",
         )
-    return config.feed.size
+    return size

@@ -2,13 +2,13 @@
 
 A U-Net (Ronneberger et al. 2015) as the reference setting has it: at each level conv 3×3 + ReLU → batch norm
 → dropout → conv 3×3 → batch norm, max-pooling down, up-sampling and concatenation up, and a centre of two
-3×3 and two 1×1 convolutions.
+3×3 and two 1×1 convolutions. With `fold`, pixels lie in channels from the first level to the last.
 """
 
 import math
 from typing import Any
 
-from clotseg.config import NetworkConfig
+from clotseg.config import NetworkConfig, settled
 from clotseg.errors import ConfigError
 
 Tensor = Any  # TensorFlow and Keras ship no types
@@ -30,28 +30,57 @@ def build_unet(config: NetworkConfig, *, size: int, channels: int) -> Model:
     """
     import keras
 
-    if size % 2**config.depth:
+    filters, depth = settled(config.filters), settled(config.depth)
+    levels = depth - int(math.log2(config.fold))
+    if size % 2**depth:
         raise ConfigError(
-            f"slices of {size} pixels cannot be halved {config.depth} times",
+            f"slices of {size} pixels cannot be halved {depth} times",
             where="network.depth",
             fix=f"choose a depth of {_largest_depth(size)} or less, or another feed.size",
         )
     image = keras.Input((size, size, channels), name="slices")
-    features, skipped = image, []
-    for level in range(config.depth):
-        features = _level(features, config.filters * 2**level, config)
+    features, skipped = _folded(image, config.fold), []
+    for level in range(levels):
+        features = _level(features, filters * 2**level, config)
         skipped.append(features)
         features = keras.layers.MaxPooling2D()(features)
-    features = _centre(features, config.filters * 2**config.depth, config)
-    for level in reversed(range(config.depth)):
+    features = _centre(features, filters * 2**levels, config)
+    for level in reversed(range(levels)):
         features = keras.layers.UpSampling2D()(features)
         features = keras.layers.Concatenate()([features, skipped[level]])
-        features = _level(features, config.filters * 2**level, config)
+        features = _level(features, filters * 2**level, config)
     odds = config.initial_probability / (1 - config.initial_probability)
     prior = keras.initializers.Constant(math.log(odds))
-    head = _convolution(1, 1, config, activation="sigmoid", dtype="float32", bias_initializer=prior)
-    probability = head(features)
-    return keras.Model(image, probability, name="unet")
+    head = _convolution(
+        config.fold**2, 1, config, activation="sigmoid", dtype="float32", bias_initializer=prior
+    )
+    return keras.Model(image, _unfolded(head(features), config.fold), name="unet")
+
+
+def _folded(pixels: Tensor, side: int) -> Tensor:
+    """[N, H, W, C] as [N, H / side, W / side, side² · C]: each square of pixels in one place.
+
+    Shi et al. 2016, Real-Time Single Image and Video Super-Resolution, the other way round.
+    """
+    import keras
+
+    if side == 1:
+        return pixels
+    _, rows, columns, channels = pixels.shape
+    squares = keras.layers.Reshape((rows // side, side, columns // side, side * channels))(pixels)
+    together = keras.layers.Permute((1, 3, 2, 4))(squares)
+    return keras.layers.Reshape((rows // side, columns // side, side * side * channels))(together)
+
+
+def _unfolded(squares: Tensor, side: int) -> Tensor:
+    """The way back, to one channel."""
+    import keras
+
+    if side == 1:
+        return squares
+    _, rows, columns, _ = squares.shape
+    apart = keras.layers.Reshape((rows, columns, side, side))(squares)
+    return keras.layers.Reshape((rows * side, columns * side, 1))(keras.layers.Permute((1, 3, 2, 4))(apart))
 
 
 def _level(features: Tensor, filters: int, config: NetworkConfig) -> Tensor:

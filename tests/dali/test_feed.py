@@ -128,8 +128,8 @@ def test_shards_are_read_one_after_the_other_in_random_order_and_shuffled_within
 
 
 @pytest.mark.parametrize(("largest", "size"), [(1, 16), (16, 16), (17, 32), (240, 240), (250, 256)])
-def test_the_square_is_the_smallest_multiple_of_16_that_holds_the_slices(largest: int, size: int) -> None:
-    assert padded_size(largest) == size
+def test_the_square_is_the_smallest_multiple_of_a_step_that_holds_the_slices(largest: int, size: int) -> None:
+    assert padded_size(largest, 16) == size
 
 
 def gather(

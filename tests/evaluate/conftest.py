@@ -44,7 +44,8 @@ def write_run(project: Project, *, seed: int = 1, config: Config | None = None) 
     import keras
 
     keras.utils.set_random_seed(seed)
-    with open_run(project, config or settings(), read_cohorts(project).key, "key", "CPU") as run:
+    keys = {"key": "key", "asked_key": "key", "split_key": read_cohorts(project).key}
+    with open_run(project, config or settings(), "CPU", **keys) as run:
         for epoch, folder in enumerate((run.best, run.checkpoints), 1):
             description = Description(
                 network=NETWORK, slicing=settings().slice, size=SIZE, channels=2, epoch=epoch, val_dice=0.5

@@ -46,7 +46,9 @@ def project(tmp_path: Path) -> Project:
 
 
 def opened(project: Project, config: Config | None = None) -> Any:
-    return open_run(project, config or Config(), "split-key", "run-key", "CPU")
+    return open_run(
+        project, config or Config(), "CPU", key="run-key", asked_key="asked-key", split_key="split-key"
+    )
 
 
 def test_the_history_comes_back_line_by_line(tmp_path: Path) -> None:

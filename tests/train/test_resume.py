@@ -139,6 +139,9 @@ def test_a_deterministic_run_is_on_a_cpu_the_run_that_it_is_anyway(
     assert kept(runs(project)[0])["state"] == never_stopped["state"]
 
 
+KEYS = {"key": "key", "asked_key": "key", "split_key": "split"}
+
+
 def begun(project: Project, **flags: object) -> Run:
     """A run as it is right after its beginning."""
     from clotseg.train.records import open_run
@@ -146,7 +149,7 @@ def begun(project: Project, **flags: object) -> Run:
     config = load_config(
         project.config_file, {name.replace("__", "."): value for name, value in flags.items()}
     )
-    with pytest.raises(KeyboardInterrupt), open_run(project, config, "split", "key", "CPU") as run:
+    with pytest.raises(KeyboardInterrupt), open_run(project, config, "CPU", **KEYS) as run:
         raise KeyboardInterrupt
     return run
 

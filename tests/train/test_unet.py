@@ -110,3 +110,31 @@ def test_a_size_that_cannot_be_halved_so_often_is_refused_with_the_depth_that_ca
         build_unet(NetworkConfig(depth=depth), size=size, channels=2)
     assert caught.value.exit_code == 2
     assert f"slices of {size} pixels cannot be halved {depth} times" in str(caught.value)
+
+
+@pytest.mark.parametrize("side", [2, 4])
+def test_folded_pixels_are_those_of_tensorflow_and_come_back(one_cpu: Devices, side: int) -> None:
+    import tensorflow as tf
+
+    from clotseg.train.unet import _folded, _unfolded
+
+    pixels = np.arange(2 * 8 * 12 * 3, dtype=np.float32).reshape(2, 8, 12, 3)
+    np.testing.assert_array_equal(_folded(tf.constant(pixels), side), tf.nn.space_to_depth(pixels, side))
+    one = pixels[..., :1]
+    np.testing.assert_array_equal(_unfolded(_folded(tf.constant(one), side), side), one)
+
+
+def test_a_folded_network_has_a_level_less_and_full_resolution(one_cpu: Devices) -> None:
+    whole, folded = (
+        build_unet(NetworkConfig(filters=4, depth=3, fold=fold), size=32, channels=2) for fold in (1, 2)
+    )
+    assert folded.output_shape == whole.output_shape == (None, 32, 32, 1)
+    assert len(layers(folded, "MaxPooling2D")) == 2
+    assert [layer.filters for layer in layers(folded, "Conv2D")][-1] == 4, (
+        "a value for each pixel of a square"
+    )
+    slices = np.zeros((1, 32, 32, 2), np.float32)
+    moved = slices.copy()
+    moved[0, 5, 7, 0] = 1
+    changed = np.argwhere(folded(moved).numpy() != folded(slices).numpy())
+    assert {(5, 7), (5, 6), (4, 7)} <= {(row, column) for _, row, column, _ in changed}
