@@ -347,6 +347,7 @@ def parsed() -> argparse.Namespace:
 def run_all(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Every recipe with every seed, and what came out."""
     left_out = make_cases(folder / "cases", options)
+    cohorts = [kind for kind in HELD_OUT_SEEDS["final"] if kind not in left_out]
     shares = queue.SimpleQueue[tuple[int, ...]]()
     cores = sorted(os.sched_getaffinity(0))
     for share in range(options.at_once):
@@ -357,10 +358,12 @@ def run_all(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         place = folder / f"training-{number}"
         job = Job(recipe=Recipe(written=recipe), seed=seed, folder=place, cores=share)
         try:
-            return measure(folder / "cases", job, options)
+            entries = measure(folder / "cases", job, options)
         finally:
             shares.put(share)
-            print(f"seed {seed}, {recipe}: done", file=sys.stderr)
+        dice = ", ".join(f"{cohort} {mean_dice(entries[-1], cohort):.3f}" for cohort in cohorts)
+        print(f"seed {seed}, {job.recipe.shown}: {entries[-1].epoch} epochs, Dice {dice}", file=sys.stderr)
+        return entries
 
     turns = [
         (recipe, seed)
@@ -370,7 +373,6 @@ def run_all(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     with ThreadPoolExecutor(options.at_once) as pool:
         found = [pool.submit(done, number, *turn) for number, turn in enumerate(turns)]
         measured = [entry for training in found for entry in training.result()]
-    cohorts = [kind for kind in HELD_OUT_SEEDS["final"] if kind not in left_out]
     rows = [
         summarise(measured, recipe, cohort, against=options.against, seeds=options.seeds)
         for cohort in cohorts
