@@ -32,6 +32,7 @@ class Shape:
             for the features of the coarsest level.
         supervised: on how many coarser levels an answer is asked for as well (deep supervision).
         leaky: activations are leaky ReLU with slope 0.01.
+        refined: filters of a last convolution at full resolution, over what was unfolded and the slice.
     """
 
     fold: int = 1
@@ -41,6 +42,7 @@ class Shape:
     mirror: str = ""
     supervised: int = 0
     leaky: bool = False
+    refined: int = 0
 
 
 @keras.saving.register_keras_serializable("candidates")
@@ -102,7 +104,11 @@ class Builder:
             features = self._level(self._joined(features, skipped[level]), config.filters * 2**level)
             if 0 < level <= shape.supervised:
                 answers.append(keras.layers.UpSampling2D(2**level * shape.fold)(self._answer(features)))
-        answer = self._answer(features, shape.fold)
+        if shape.refined:
+            features = Unfolded(shape.fold)(self._convolved(features, shape.refined * shape.fold**2, 1))
+            features = keras.layers.Concatenate()([features, image])
+            features = self._activated(self._normed(self._convolved(features, shape.refined)))
+        answer = self._answer(features, 1 if shape.refined else shape.fold)
         if answers:
             answer = OnlyFirst()(keras.layers.Concatenate()([answer, *reversed(answers)]))
         return keras.Model(image, answer, name="unet")

@@ -26,7 +26,7 @@ SHARE_OF_SLICES = 0.05
 SHARE_OF_MEMORY = 0.5
 FLOATS_A_PIXEL = 34
 """A training keeps for each pixel and filter: 17 maps at full resolution, as much on all levels below."""
-STEPS_ON_GPU, STEPS_ON_CPU = 25_000, 5_000
+STEPS_ON_GPU, STEPS_ON_CPU = 25_000, 3_000
 FEWEST_EPOCHS, MOST_EPOCHS = 10, 1000
 
 

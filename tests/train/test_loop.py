@@ -371,7 +371,6 @@ def test_slices_augmented_offline_are_trained_on_as_they_are(sliced_project: Pro
 
 def test_the_square_holds_the_largest_slice_or_the_setting_is_refused(sliced_project: Project) -> None:
     cohorts = read_cohorts(sliced_project)
-    assert input_size(replace(SETTINGS, feed=FeedConfig(size="auto")), cohorts) == 32
     assert input_size(replace(SETTINGS, feed=FeedConfig(size=64)), cohorts) == 64
     with pytest.raises(ConfigError, match="the largest slice has 32 pixels a side, more than 16") as caught:
         input_size(replace(SETTINGS, feed=FeedConfig(size=16)), cohorts)

@@ -15,7 +15,7 @@ from tests.train.conftest import random_slices
 @pytest.fixture(scope="module")
 def reference(one_cpu: Devices) -> Any:
     """The network in its default setting; the weights do not depend on the size."""
-    return build_unet(NetworkConfig(l2=1e-4), size=32, channels=2)
+    return build_unet(NetworkConfig(filters=32, depth=4, l2=1e-4), size=32, channels=2)
 
 
 def layers(model: Any, kind: str) -> list[Any]:
@@ -107,7 +107,7 @@ def test_a_size_that_cannot_be_halved_so_often_is_refused_with_the_depth_that_ca
     size: int, depth: int, largest: int
 ) -> None:
     with pytest.raises(ConfigError, match=f"a depth of {largest} or less") as caught:
-        build_unet(NetworkConfig(depth=depth), size=size, channels=2)
+        build_unet(NetworkConfig(filters=8, depth=depth), size=size, channels=2)
     assert caught.value.exit_code == 2
     assert f"slices of {size} pixels cannot be halved {depth} times" in str(caught.value)
 
