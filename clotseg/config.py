@@ -204,11 +204,11 @@ class TrainConfig:
     batch_size: Count | Auto = "auto"
     accumulate: Count = 1
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
-    learning_rate: Positive = 1e-3
+    learning_rate: Positive = 2e-3
     weight_decay: NotNegative = 1e-2
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
     schedule: Literal["constant", "cosine", "polynomial"] = "cosine"
-    warmup_epochs: NotNegative = 2.0
+    warmup_epochs: NotNegative = 0.5
     clip_norm: NotNegative = 1.0
     loss: Literal["dice", "dice_cross_entropy"] = "dice_cross_entropy"
     dice_smooth: Positive = 1.0

@@ -35,7 +35,7 @@ def test_without_a_file_the_default_settings_are_in_force(tmp_path):
     assert config.feed.size == config.network.filters == config.network.depth == "auto"
     assert (config.augment.probability, config.augment.gamma_limit) == (0.8, (0.8, 1.2))
     assert config.train.batch_size == config.train.epochs == "auto"
-    assert (config.network.dropout, config.train.learning_rate) == (0.1, 1e-3)
+    assert (config.network.dropout, config.train.learning_rate) == (0.1, 2e-3)
     assert config.train.dice_smooth == 1
     assert config.test.threshold == config.test.smallest_component == "auto"
 
@@ -44,7 +44,7 @@ def test_the_file_overrides_defaults_and_flags_override_the_file(toml):
     file = toml("[train]\nepochs = 7\nbatch_size = 4\n")
     config = load_config(file, {"train.epochs": 3, "split.seed": 9})
     assert (config.train.epochs, config.train.batch_size, config.split.seed) == (3, 4, 9)
-    assert config.train.learning_rate == 1e-3
+    assert config.train.learning_rate == 2e-3
 
 
 def test_a_flag_that_was_not_given_leaves_the_file_in_force(toml):
@@ -133,7 +133,7 @@ def test_limits_may_be_one_value(toml):
 
 
 @pytest.mark.parametrize(
-    ("size", "depth", "fits"), [(96, 5, True), (96, 6, False), (250, 1, True), (10, 2, False)]
+    ("size", "depth", "fits"), [(96, 5, True), (96, 6, False), (252, 2, True), (10, 2, False)]
 )
 def test_the_slice_must_halve_as_often_as_the_network_does(tmp_path, size, depth, fits):
     flags = {"feed.size": size, "network.depth": depth}

@@ -105,7 +105,9 @@ class Builder:
             if 0 < level <= shape.supervised:
                 answers.append(keras.layers.UpSampling2D(2**level * shape.fold)(self._answer(features)))
         if shape.refined:
-            features = Unfolded(shape.fold)(self._convolved(features, shape.refined * shape.fold**2, 1))
+            features = self._convolved(features, shape.refined * shape.fold**2, 1)
+            if shape.fold > 1:
+                features = Unfolded(shape.fold)(features)
             features = keras.layers.Concatenate()([features, image])
             features = self._activated(self._normed(self._convolved(features, shape.refined)))
         answer = self._answer(features, 1 if shape.refined else shape.fold)
