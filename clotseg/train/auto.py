@@ -136,6 +136,8 @@ def _filters(_config: Config, facts: Facts) -> tuple[int, str]:
 def _batch(config: Config, facts: Facts) -> tuple[int, str]:
     side, filters = settled(config.feed.size) // config.network.fold, settled(config.network.filters)
     batch, reason = BATCH, "as usual"
+    if facts.on_gpu and facts.replicas > 1:
+        batch, reason = BATCH * facts.replicas, f"{BATCH} for each of {facts.replicas} GPUs"
     share = max(SMALLEST_BATCH, int(facts.slices * SHARE_OF_SLICES))
     if share < batch:
         batch, reason = share, f"{SHARE_OF_SLICES:.0%} of {facts.slices} slices"

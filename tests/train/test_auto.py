@@ -73,6 +73,10 @@ def test_little_memory_and_few_slices_make_for_small_batches() -> None:
     assert small.train.batch_size == 3
     assert "2 GiB" in reasons["train.batch_size"]
     assert chosen(replace(HEADS, memory_bytes=2 * GIB, replicas=4))[0].train.batch_size == 12
+    many, reasons = chosen(replace(HEADS, replicas=8))
+    assert many.train.batch_size == 128
+    assert "16 for each of 8 GPUs" in reasons["train.batch_size"]
+    assert chosen(replace(HEADS, replicas=2, on_gpu=False))[0].train.batch_size == 16, "one machine's CPU"
     few, reasons = chosen(replace(HEADS, slices=100, slices_an_epoch=100))
     assert few.train.batch_size == 5
     assert "5% of 100 slices" in reasons["train.batch_size"]
