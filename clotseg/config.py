@@ -426,10 +426,11 @@ def _check_together(config: Config) -> None:
         if getattr(config.augment, name)[0] <= 0:
             problems.append(f"augment.{name}: must be above 0")
     size, depth, batch = config.feed.size, config.network.depth, config.train.batch_size
-    if size != "auto" and depth != "auto" and size % 2**depth:
+    step = 2 * config.network.fold if depth == "auto" else 2**depth
+    if size != "auto" and size % step:
         problems.append(
-            f"feed.size = {size}: a network of depth {depth} halves the slice {depth} times, so the size "
-            f"must be a multiple of {2**depth}"
+            f"feed.size = {size}: a network of depth {depth} halves the slice again and again, so the size "
+            f"must be a multiple of {step}"
         )
     if depth != "auto" and 2**depth <= config.network.fold:
         problems.append(f"network.fold = {config.network.fold} leaves no level of network.depth = {depth}")

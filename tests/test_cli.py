@@ -116,7 +116,7 @@ def test_an_unknown_setting_names_the_nearest(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("flag", [("--epochs", 0), ("--epochs", "many"), ("--size", 100)], ids=str)
+@pytest.mark.parametrize("flag", [("--epochs", 0), ("--epochs", "many"), ("--size", 102)], ids=str)
 def test_a_flag_that_cannot_be_used_is_a_usage_error(tmp_path: Path, flag: tuple[str, object]) -> None:
     done = run_clotseg("-C", tmp_path, "train", *flag)
     assert done.returncode == 2
