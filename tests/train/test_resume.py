@@ -169,7 +169,7 @@ def test_changed_settings_are_refused_by_name(prepared: Project, tmp_path: Path)
     run = begun(project, train__epochs=9)
     with pytest.raises(ConfigError, match="have changed since the run began") as caught:
         resumed_config(project, run, {"train.learning_rate": 0.5, "network.filters": 8})
-    assert "train.learning_rate: 0.001 in the run, 0.5 now" in str(caught.value)
+    assert "train.learning_rate: 0.002 in the run, 0.5 now" in str(caught.value)
     assert "network.filters: 4 in the run, 8 now" in str(caught.value)
     assert "--fork" in str(caught.value)
     project.config_file.write_text(SETTINGS.replace("accumulate = 2\n", "").replace("depth = 2", "depth = 3"))
