@@ -45,8 +45,8 @@ def _half_precision() -> None:
 CHANGES: dict[str, Change] = {
     "context1": Change(settings={"slice.context": 1}),
     "context2": Change(settings={"slice.context": 2}),
-    "fold2": Change(shape={"fold": 2}),
-    "fold4": Change(shape={"fold": 4}),
+    "fold2": Change(settings={"network.fold": 2}),
+    "fold4": Change(settings={"network.fold": 4}),
     "refined": Change(shape={"refined": 8}),
     "standard": Change(shape={"block": "standard"}),
     "residual": Change(shape={"block": "residual"}),

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from clotseg.config import NetworkConfig
+from clotseg.train.unet import folded, unfolded
 
 Tensor = Any  # TensorFlow and Keras ship no types
 
@@ -21,8 +22,6 @@ class Shape:
     """What a network is built of.
 
     Attributes:
-        fold: side of the squares of pixels that are folded into channels before the first level, and unfolded
-            after the last; the levels halve so much less often, and the answer has full resolution again.
         block: `plain` as the U-Net of ct-clotseg; `standard` two times convolution, norm, activation;
             `residual` the same with the input added; `convnext` after Liu et al. 2022.
         norm: `batch`, `instance` or `group` (eight channels each).
@@ -35,7 +34,6 @@ class Shape:
         refined: filters of a last convolution at full resolution, over what was unfolded and the slice.
     """
 
-    fold: int = 1
     block: str = "plain"
     norm: str = "batch"
     up: str = "concat"
@@ -43,25 +41,6 @@ class Shape:
     supervised: int = 0
     leaky: bool = False
     refined: int = 0
-
-
-@keras.saving.register_keras_serializable("candidates")
-class Folded(keras.layers.Layer):
-    """[N, H, W, C] to [N, H / side, W / side, C · side²]."""
-
-    def __init__(self, side: int) -> None:
-        super().__init__()
-        self._side = side
-
-    def call(self, features: Tensor) -> Tensor:
-        return tf.nn.space_to_depth(features, self._side)
-
-
-class Unfolded(Folded):
-    """The way back."""
-
-    def call(self, features: Tensor) -> Tensor:
-        return tf.nn.depth_to_space(features, self._side)
 
 
 class WithMirrored(keras.layers.Layer):
@@ -86,13 +65,12 @@ class Builder:
 
     def network(self, size: int, channels: int) -> Any:
         config, shape = self._config, self._shape
-        halvings = config.depth - int(math.log2(shape.fold))
+        halvings = config.depth - int(math.log2(config.fold))
         image = keras.Input((size, size, channels), name="slices")
         features, skipped, answers = image, [], []
         if shape.mirror == "input":
             features = WithMirrored()(features)
-        if shape.fold > 1:
-            features = Folded(shape.fold)(features)
+        features = folded(features, config.fold)
         for level in range(halvings):
             features = self._level(features, config.filters * 2**level)
             skipped.append(features)
@@ -103,14 +81,13 @@ class Builder:
         for level in reversed(range(halvings)):
             features = self._level(self._joined(features, skipped[level]), config.filters * 2**level)
             if 0 < level <= shape.supervised:
-                answers.append(keras.layers.UpSampling2D(2**level * shape.fold)(self._answer(features)))
+                answers.append(keras.layers.UpSampling2D(2**level * config.fold)(self._answer(features)))
         if shape.refined:
-            features = self._convolved(features, shape.refined * shape.fold**2, 1)
-            if shape.fold > 1:
-                features = Unfolded(shape.fold)(features)
+            features = self._convolved(features, shape.refined * config.fold**2, 1)
+            features = unfolded(features, config.fold)
             features = keras.layers.Concatenate()([features, image])
             features = self._activated(self._normed(self._convolved(features, shape.refined)))
-        answer = self._answer(features, 1 if shape.refined else shape.fold)
+        answer = self._answer(features, 1 if shape.refined else config.fold)
         if answers:
             answer = OnlyFirst()(keras.layers.Concatenate()([answer, *reversed(answers)]))
         return keras.Model(image, answer, name="unet")
@@ -119,9 +96,7 @@ class Builder:
         odds = self._config.initial_probability / (1 - self._config.initial_probability)
         prior = keras.initializers.Constant(math.log(odds))
         logits = keras.layers.Conv2D(fold * fold, 1, bias_initializer=prior, dtype="float32")(features)
-        if fold > 1:
-            logits = Unfolded(fold)(logits)
-        return keras.layers.Activation("sigmoid", dtype="float32")(logits)
+        return keras.layers.Activation("sigmoid", dtype="float32")(unfolded(logits, fold))
 
     def _joined(self, below: Tensor, skipped: Tensor) -> Tensor:
         if self._shape.up != "concat":

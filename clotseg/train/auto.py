@@ -9,11 +9,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from clotseg.config import Config, settled
+from clotseg.config import Config, TrainConfig, settled
 from clotseg.dali.feed import SlicedCohort, padded_size
 from clotseg.prep.cohorts import Cohorts
 from clotseg.telemetry import available_bytes
 from clotseg.train.devices import Devices
+from clotseg.train.unet import largest_depth
 
 COARSEST_SIDE = 6
 """Pixels a side that the coarsest level keeps; nnU-Net halves down to 4 to 7 (Isensee et al. 2021)."""
@@ -65,17 +66,21 @@ class Choice:
         return f"{self.setting} = {self.value}: {self.reason}"
 
 
+def slices_an_epoch(config: TrainConfig, training: SlicedCohort) -> int:
+    """How many slices of the cohort are drawn."""
+    return training.records if config.train_samples == "all" else config.train_samples
+
+
 def facts_of(config: Config, cohorts: Cohorts, training: SlicedCohort, devices: Devices) -> Facts:
     """Looks the facts up.
 
     Several workers are told of no memory: each would see its own, and all must choose the same.
     """
     spacings = [entry.case.spacing_mm for entry in cohorts.cases.values() if entry.case.spacing_mm]
-    wanted = config.train.train_samples
     return Facts(
         largest_slice=cohorts.largest_slice,
         slices=training.records,
-        slices_an_epoch=training.records if wanted == "all" else wanted,
+        slices_an_epoch=slices_an_epoch(config.train, training),
         pixel_mm=statistics.median(math.sqrt(row * column) for row, column, _ in spacings)
         if spacings
         else None,
@@ -112,7 +117,7 @@ def _depth(config: Config, facts: Facts) -> tuple[int, str]:
     depth = max(shallowest, min(DEEPEST, depth))
     size, seen = config.feed.size, ""
     if size != "auto" and size % 2**depth:
-        halvings = max(shallowest, (size & -size).bit_length() - 1)
+        halvings = max(shallowest, largest_depth(size))
         return halvings, f"{size} pixels can be halved no more than {halvings} times"
     if facts.pixel_mm is not None:
         seen = f", so that it sees pixels of {facts.pixel_mm * 2**depth:.3g} mm there"

@@ -18,7 +18,7 @@ from clotseg.prep.selection import slices_of_cohort
 from clotseg.prep.slices import channel_count
 from clotseg.prep.stages import read_sliced, sliced_config
 from clotseg.project import Project
-from clotseg.train.auto import Choice, choose, facts_of, settled_by
+from clotseg.train.auto import Choice, choose, facts_of, settled_by, slices_an_epoch
 from clotseg.train.devices import Devices
 from clotseg.train.optimizer import make_optimizer
 from clotseg.train.records import training_key
@@ -149,8 +149,7 @@ class Session:
     @property
     def samples(self) -> int:
         """Slices an epoch."""
-        wanted = self.config.train.train_samples
-        return self.data.training.records if wanted == "all" else wanted
+        return slices_an_epoch(self.config.train, self.data.training)
 
     @property
     def batch_size(self) -> int:

@@ -36,10 +36,10 @@ def build_unet(config: NetworkConfig, *, size: int, channels: int) -> Model:
         raise ConfigError(
             f"slices of {size} pixels cannot be halved {depth} times",
             where="network.depth",
-            fix=f"choose a depth of {_largest_depth(size)} or less, or another feed.size",
+            fix=f"choose a depth of {largest_depth(size)} or less, or another feed.size",
         )
     image = keras.Input((size, size, channels), name="slices")
-    features, skipped = _folded(image, config.fold), []
+    features, skipped = folded(image, config.fold), []
     for level in range(levels):
         features = _level(features, filters * 2**level, config)
         skipped.append(features)
@@ -54,10 +54,10 @@ def build_unet(config: NetworkConfig, *, size: int, channels: int) -> Model:
     head = _convolution(
         config.fold**2, 1, config, activation="sigmoid", dtype="float32", bias_initializer=prior
     )
-    return keras.Model(image, _unfolded(head(features), config.fold), name="unet")
+    return keras.Model(image, unfolded(head(features), config.fold), name="unet")
 
 
-def _folded(pixels: Tensor, side: int) -> Tensor:
+def folded(pixels: Tensor, side: int) -> Tensor:
     """[N, H, W, C] as [N, H / side, W / side, side² · C]: each square of pixels in one place.
 
     Shi et al. 2016, Real-Time Single Image and Video Super-Resolution, the other way round.
@@ -72,15 +72,16 @@ def _folded(pixels: Tensor, side: int) -> Tensor:
     return keras.layers.Reshape((rows // side, columns // side, side * side * channels))(together)
 
 
-def _unfolded(squares: Tensor, side: int) -> Tensor:
-    """The way back, to one channel."""
+def unfolded(squares: Tensor, side: int) -> Tensor:
+    """The way back."""
     import keras
 
     if side == 1:
         return squares
-    _, rows, columns, _ = squares.shape
-    apart = keras.layers.Reshape((rows, columns, side, side))(squares)
-    return keras.layers.Reshape((rows * side, columns * side, 1))(keras.layers.Permute((1, 3, 2, 4))(apart))
+    _, rows, columns, together = squares.shape
+    apart = keras.layers.Reshape((rows, columns, side, together // side))(squares)
+    in_rows = keras.layers.Permute((1, 3, 2, 4))(apart)
+    return keras.layers.Reshape((rows * side, columns * side, together // side**2))(in_rows)
 
 
 def _level(features: Tensor, filters: int, config: NetworkConfig) -> Tensor:
@@ -117,6 +118,6 @@ def _batch_norm(config: NetworkConfig) -> Any:
     )
 
 
-def _largest_depth(size: int) -> int:
+def largest_depth(size: int) -> int:
     """How often a size can be halved."""
     return (size & -size).bit_length() - 1

@@ -57,10 +57,12 @@ def test_each_changed_network_gives_one_probability_a_pixel(name: str) -> None:
     )
 
 
-def test_a_network_of_the_plain_shape_is_the_u_net_itself() -> None:
+@pytest.mark.parametrize("fold", [1, 2])
+def test_a_network_of_the_plain_shape_is_the_u_net_itself(fold: Any) -> None:
     slices = np.random.default_rng(1).random((2, 32, 32, 2), np.float32)
-    ours = build_unet(SMALL, size=32, channels=2)
-    plain = networks.build(SMALL, size=32, channels=2, shape=networks.Shape())
+    config = replace(SMALL, fold=fold)
+    ours = build_unet(config, size=32, channels=2)
+    plain = networks.build(config, size=32, channels=2, shape=networks.Shape())
     plain.set_weights(ours.get_weights())
     np.testing.assert_allclose(plain(slices).numpy(), ours(slices).numpy(), atol=1e-6)
 

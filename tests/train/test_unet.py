@@ -116,12 +116,12 @@ def test_a_size_that_cannot_be_halved_so_often_is_refused_with_the_depth_that_ca
 def test_folded_pixels_are_those_of_tensorflow_and_come_back(one_cpu: Devices, side: int) -> None:
     import tensorflow as tf
 
-    from clotseg.train.unet import _folded, _unfolded
+    from clotseg.train.unet import folded, unfolded
 
     pixels = np.arange(2 * 8 * 12 * 3, dtype=np.float32).reshape(2, 8, 12, 3)
-    np.testing.assert_array_equal(_folded(tf.constant(pixels), side), tf.nn.space_to_depth(pixels, side))
-    one = pixels[..., :1]
-    np.testing.assert_array_equal(_unfolded(_folded(tf.constant(one), side), side), one)
+    np.testing.assert_array_equal(folded(tf.constant(pixels), side), tf.nn.space_to_depth(pixels, side))
+    for some in (pixels[..., :1], pixels):
+        np.testing.assert_array_equal(unfolded(folded(tf.constant(some), side), side), some)
 
 
 def test_a_folded_network_has_a_level_less_and_full_resolution(one_cpu: Devices) -> None:
