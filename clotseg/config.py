@@ -161,8 +161,9 @@ class NetworkConfig:
     With `fold` squares of so many pixels a side become channels before the first level, and pixels again
     behind the last, in the place of one or two halvings: most of the arithmetic is at full resolution.
 
-    With several replicas `batch_norm` local normalises each replica's slices by their own statistics, and
-    synchronised by those of the global batch. The running statistics are averaged over replicas either way.
+    `norm` instance normalises each channel of each slice by itself (Ulyanov et al. 2016), and batch by the
+    batch: with `batch_norm` local by the slices of a replica, synchronised by those of all. Running
+    statistics are averaged over replicas either way.
     `initial_probability` is what the untrained network takes each pixel to be clot with. Clots fill far less
     than 1 % of a slice, and from a low value on soft Dice is not lost on the background first (the prior of
     Lin et al. 2017, Focal Loss for Dense Object Detection, section 4.1).
@@ -173,6 +174,7 @@ class NetworkConfig:
     fold: Literal[1, 2, 4] = 1
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     l2: NotNegative = 0.0
+    norm: Literal["batch", "instance"] = "batch"
     batch_norm_momentum: Fraction = 0.9
     batch_norm: Literal["local", "synchronised"] = "local"
     initial_probability: Fraction = 0.02

@@ -135,7 +135,8 @@ class TrainStep:
         if self._gradients:
             gradients = [sofar + new for sofar, new in zip(self._gradients, gradients, strict=True)]
         statistics: list[Tensor] = []
-        if context.num_replicas_in_sync > 1:
+        # A network without batch norm has none.
+        if context.num_replicas_in_sync > 1 and self._model.non_trainable_weights:
             own = _values(self._model.non_trainable_weights)
             statistics = context.all_reduce(tf.distribute.ReduceOp.MEAN, own)
         if last and self._gradients:

@@ -1,8 +1,9 @@
 """The network: slices float32 [N, size, size, channels] in 0…1 in; clot probability [N, size, size, 1] out.
 
-A U-Net (Ronneberger et al. 2015) as the reference setting has it: at each level conv 3×3 + ReLU → batch norm
-→ dropout → conv 3×3 → batch norm, max-pooling down, up-sampling and concatenation up, and a centre of two
-3×3 and two 1×1 convolutions. With `fold`, pixels lie in channels from the first level to the last.
+A U-Net (Ronneberger et al. 2015) as the reference setting has it: at each level conv 3×3 + ReLU → norm →
+dropout → conv 3×3 → norm, max-pooling down, up-sampling and concatenation up, and a centre of two 3×3 and two
+1×1 convolutions. The norm is that of the batch or of each slice. With `fold`, pixels lie in channels from the
+first level to the last.
 """
 
 import math
@@ -14,7 +15,7 @@ from clotseg.errors import ConfigError
 Tensor = Any  # TensorFlow and Keras ship no types
 Model = Any
 
-BATCH_NORM_EPSILON = 1e-4
+NORM_EPSILON = 1e-4
 
 
 def build_unet(config: NetworkConfig, *, size: int, channels: int) -> Model:
@@ -88,16 +89,16 @@ def _level(features: Tensor, filters: int, config: NetworkConfig) -> Tensor:
     import keras
 
     features = _convolution(filters, 3, config, activation="relu")(features)
-    features = _batch_norm(config)(features)
+    features = _norm(config)(features)
     features = keras.layers.Dropout(config.dropout)(features)
     features = _convolution(filters, 3, config)(features)
-    return _batch_norm(config)(features)
+    return _norm(config)(features)
 
 
 def _centre(features: Tensor, filters: int, config: NetworkConfig) -> Tensor:
     for kernel in (3, 3, 1, 1):
         features = _convolution(filters, kernel, config, activation="relu")(features)
-        features = _batch_norm(config)(features)
+        features = _norm(config)(features)
     return features
 
 
@@ -108,12 +109,14 @@ def _convolution(filters: int, kernel: int, config: NetworkConfig, **options: An
     return keras.layers.Conv2D(filters, kernel, padding="same", kernel_regularizer=decay, **options)
 
 
-def _batch_norm(config: NetworkConfig) -> Any:
+def _norm(config: NetworkConfig) -> Any:
     import keras
 
+    if config.norm == "instance":
+        return keras.layers.GroupNormalization(groups=-1, epsilon=NORM_EPSILON)
     return keras.layers.BatchNormalization(
         momentum=config.batch_norm_momentum,
-        epsilon=BATCH_NORM_EPSILON,
+        epsilon=NORM_EPSILON,
         synchronized=config.batch_norm == "synchronised",
     )
 

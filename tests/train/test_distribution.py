@@ -78,6 +78,17 @@ def test_one_replica_two_replicas_and_two_workers_follow_the_same_losses(
 
 
 @pytest.mark.slow
+def test_with_instance_norm_two_replicas_follow_the_losses_of_one(
+    sliced_project: Project, tmp_path: Path
+) -> None:
+    settings = SETTINGS.format(network='norm = "instance"\ndropout = 0.0', train="")
+    project = prepared_project(sliced_project, tmp_path / "project", settings)
+    one = trained(project, "train")
+    two = trained(project, "train", "--replicas", "2")
+    np.testing.assert_allclose(losses_of(two), losses_of(one), rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_two_workers_are_two_replicas_bit_for_bit_with_dropout_and_statistics_of_their_own(
     sliced_project: Project, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """The network: the layers of the reference setting, counted by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,26 @@ def test_parameters_of_a_small_network_are_those_counted_by_hand(one_cpu: Device
     head = 2 * 1 + 1
     model = build_unet(NetworkConfig(filters=2, depth=1), size=8, channels=2)
     assert model.count_params() == down + centre + up + head == 587
+
+
+def test_instance_norm_looks_at_no_other_slice_of_the_batch(one_cpu: Devices) -> None:
+    config = NetworkConfig(filters=2, depth=1, norm="instance", dropout=0.0)
+    instance = build_unet(config, size=8, channels=2)
+    batch = build_unet(replace(config, norm="batch"), size=8, channels=2)
+    assert not instance.non_trainable_weights
+    assert not layers(instance, "BatchNormalization")
+    slices = np.random.default_rng(1).random((4, 8, 8, 2), np.float32)
+    alone = instance(slices[:1], training=True)
+    np.testing.assert_allclose(instance(slices, training=True)[:1], alone, rtol=1e-5)
+    assert np.abs(batch(slices, training=True)[:1] - batch(slices[:1], training=True)).max() > 1e-4
+
+
+def test_instance_norm_is_the_mean_and_spread_of_each_channel_of_a_slice(one_cpu: Devices) -> None:
+    model = build_unet(NetworkConfig(filters=2, depth=1, norm="instance"), size=8, channels=2)
+    norm = layers(model, "GroupNormalization")[0]
+    features = np.random.default_rng(1).normal(3.0, 5.0, (2, 8, 8, 2)).astype(np.float32)
+    mean, variance = features.mean((1, 2), keepdims=True), features.var((1, 2), keepdims=True)
+    np.testing.assert_allclose(norm(features), (features - mean) / np.sqrt(variance + 1e-4), atol=1e-5)
 
 
 @pytest.mark.parametrize(("size", "channels"), [(16, 2), (24, 1)])
