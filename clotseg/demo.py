@@ -14,20 +14,14 @@ from clotseg.console import Progress
 from clotseg.dashboard import TrainingView
 from clotseg.project import Project
 
-CASES, SIZE, SLICES = 60, 96, 24
+CASES, SIZE, SLICES = 100, 96, 24
 
 SETTINGS = """\
-# The demo's settings: those of the recipe `default`, but for what slices this small ask for.
+# The demo's settings: those of the recipe `default`, but for how many slices of this size make a file.
 # See `clotseg train --print-config` for all that is not said here.
 
 [slice]
 slices_per_shard = 192
-
-# Blur and CLAHE hide more of a slice this small than of a real one.
-[augment]
-selection = "independent"
-blur = 0.0
-clahe = 0.0
 """
 
 

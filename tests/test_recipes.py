@@ -1,6 +1,6 @@
 """Recipes: settings to start from, which a project and flags can change."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -21,9 +21,15 @@ NO_FILE = Path("nowhere/clotseg.toml")
 
 
 def test_without_a_word_the_default_recipe_holds_and_its_file_says_what_it_is() -> None:
-    folded = replace(Config(), network=NetworkConfig(fold=2))
-    assert load_config(NO_FILE) == folded
-    assert load_config(NO_FILE, {"train.recipe": "default"}) == folded
+    config = load_config(NO_FILE)
+    assert config == load_config(NO_FILE, {"train.recipe": "default"})
+    assert config.train == TrainConfig()
+    assert config.network == NetworkConfig(fold=2, norm="instance")
+    changes = {"selection", "vertical_flip", "blur", "clahe", "warp", "noise_gaussian"}
+    changes |= {"brightness_limit", "contrast_limit", "gamma_limit"}
+    plain, chosen = asdict(AugmentConfig()), asdict(config.augment)
+    assert {name for name in plain if plain[name] != chosen[name]} == changes
+    assert (config.slice, config.feed, config.test) == (Config().slice, Config().feed, Config().test)
 
 
 def test_ct_clotseg_is_the_published_setting() -> None:

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from clotseg.config import NetworkConfig
-from clotseg.train.unet import folded, unfolded
+from clotseg.train.unet import NORM_EPSILON, folded, normed, unfolded
 
 Tensor = Any  # TensorFlow and Keras ship no types
 
@@ -24,7 +24,7 @@ class Shape:
     Attributes:
         block: `plain` as the U-Net of ct-clotseg; `standard` two times convolution, norm, activation;
             `residual` the same with the input added; `convnext` after Liu et al. 2022.
-        norm: `batch`, `instance` or `group` (eight channels each).
+        group_norm: normalises groups of eight channels, in the place of the norm of the settings.
         up: how a level takes in the one below: `concat` as it is, `narrow` after a 1×1 convolution to its
             own width, `add` after the same, added to what was skipped.
         mirror: where the slice mirrored left to right is looked at beside it: nowhere, `input`, or `centre`
@@ -35,7 +35,7 @@ class Shape:
     """
 
     block: str = "plain"
-    norm: str = "batch"
+    group_norm: bool = False
     up: str = "concat"
     mirror: str = ""
     supervised: int = 0
@@ -145,12 +145,10 @@ class Builder:
         return layer(features)
 
     def _normed(self, features: Tensor) -> Tensor:
-        norm = self._shape.norm
-        if norm == "batch":
-            momentum = self._config.batch_norm_momentum
-            return keras.layers.BatchNormalization(momentum=momentum, epsilon=1e-4)(features)
-        groups = features.shape[-1] if norm == "instance" else max(1, features.shape[-1] // 8)
-        return keras.layers.GroupNormalization(groups, epsilon=1e-4)(features)
+        if self._shape.group_norm:
+            groups = max(1, features.shape[-1] // 8)
+            return keras.layers.GroupNormalization(groups, epsilon=NORM_EPSILON)(features)
+        return normed(features, self._config)
 
 
 def build(config: NetworkConfig, *, size: int, channels: int, shape: Shape) -> Any:

@@ -89,16 +89,16 @@ def _level(features: Tensor, filters: int, config: NetworkConfig) -> Tensor:
     import keras
 
     features = _convolution(filters, 3, config, activation="relu")(features)
-    features = _norm(config)(features)
+    features = normed(features, config)
     features = keras.layers.Dropout(config.dropout)(features)
     features = _convolution(filters, 3, config)(features)
-    return _norm(config)(features)
+    return normed(features, config)
 
 
 def _centre(features: Tensor, filters: int, config: NetworkConfig) -> Tensor:
     for kernel in (3, 3, 1, 1):
         features = _convolution(filters, kernel, config, activation="relu")(features)
-        features = _norm(config)(features)
+        features = normed(features, config)
     return features
 
 
@@ -109,16 +109,18 @@ def _convolution(filters: int, kernel: int, config: NetworkConfig, **options: An
     return keras.layers.Conv2D(filters, kernel, padding="same", kernel_regularizer=decay, **options)
 
 
-def _norm(config: NetworkConfig) -> Any:
+def normed(features: Tensor, config: NetworkConfig) -> Tensor:
+    """Features [N, H, W, C] after the norm that the settings ask for."""
     import keras
 
     if config.norm == "instance":
-        return keras.layers.GroupNormalization(groups=-1, epsilon=NORM_EPSILON)
-    return keras.layers.BatchNormalization(
+        return keras.layers.GroupNormalization(groups=-1, epsilon=NORM_EPSILON)(features)
+    norm = keras.layers.BatchNormalization(
         momentum=config.batch_norm_momentum,
         epsilon=NORM_EPSILON,
         synchronized=config.batch_norm == "synchronised",
     )
+    return norm(features)
 
 
 def largest_depth(size: int) -> int:

@@ -20,7 +20,7 @@ from clotseg.project import Project, Run
 from clotseg.train.checkpoint import Description, load_checkpoint, save_checkpoint
 from clotseg.train.unet import build_unet
 from tests.conftest import contents, start_python
-from tests.evaluate.conftest import SIZE, settings
+from tests.evaluate.conftest import NETWORK, SIZE, settings
 
 pytestmark = [
     pytest.mark.filterwarnings(
@@ -153,15 +153,27 @@ def test_damaged_weights_are_not_exported(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_onnx_answers_as_the_trainers_network(project: Project, run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "network",
+    [NETWORK, NetworkConfig(filters=2, depth=2, fold=2, norm="instance")],
+    ids=["batch", "instance"],
+)
+def test_onnx_answers_as_the_trainers_network(
+    project: Project, tmp_path: Path, network: NetworkConfig
+) -> None:
     pytest.importorskip("tf2onnx", reason="needs the extra `onnx`")
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
-    exported_to(project, run.best, tmp_path / "out", onnx=True)
+    description = Description(
+        network=network, slicing=settings().slice, size=SIZE, channels=2, epoch=1, val_dice=0.5
+    )
+    best = tmp_path / "Best_Model"
+    save_checkpoint(best, build_unet(network, size=SIZE, channels=2), description)
+    exported_to(project, best, tmp_path / "out", onnx=True)
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
     for shape in ((32, 32, 5), (27, 30, 3)):
         volumes = whole_hu(shape, seed=4)
         (probability,) = session.run(["probability"], {"hu": slices_hu(volumes, 0)})
-        np.testing.assert_allclose(probability, trainers_answer(run.best, volumes), atol=1e-5)
+        np.testing.assert_allclose(probability, trainers_answer(best, volumes), atol=1e-5)
 
 
 def test_onnx_without_its_extra_says_how_to_get_it(run: Run, tmp_path: Path) -> None:
