@@ -25,7 +25,7 @@ def test_without_a_word_the_default_recipe_holds_and_its_file_says_what_it_is() 
     assert config == load_config(NO_FILE, {"train.recipe": "default"})
     assert config.train == TrainConfig()
     assert config.network == NetworkConfig(fold=2, norm="instance")
-    changes = {"selection", "vertical_flip", "blur", "clahe", "warp", "noise_gaussian"}
+    changes = {"selection", "vertical_flip", "blur", "clahe", "noise_gaussian"}
     changes |= {"brightness_limit", "contrast_limit", "gamma_limit"}
     plain, chosen = asdict(AugmentConfig()), asdict(config.augment)
     assert {name for name in plain if plain[name] != chosen[name]} == changes

@@ -5,14 +5,14 @@ told to take these.
 """
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from math import prod
 from typing import Any
 
 from clotseg import artifact
 from clotseg.config import AugmentConfig, Config, SliceConfig, plain
 from clotseg.console import Progress
-from clotseg.errors import ConfigError, CorruptArtifactError
+from clotseg.errors import CorruptArtifactError
 from clotseg.prep.augmented import AugmentedShard, plan_augmented, write_augmented
 from clotseg.prep.cohorts import Cohorts
 from clotseg.prep.plan import Stage
@@ -24,16 +24,11 @@ AUGMENT_CODE_VERSION = 1
 
 
 def augment_stage(project: Project, config: Config, slice_key: str) -> Stage:
-    """What decides the augmented slices: both sections of settings, and the slices they are made from.
-
-    Raises:
-        ConfigError: a transform is on that albumentations is not asked for here.
-    """
-    _refuse_extras(config.augment)
+    """What decides the augmented slices: both sections of settings, and the slices they are made from."""
     return Stage(
         name="augment",
         code_version=AUGMENT_CODE_VERSION,
-        config={**plain(config.augment), "offline": plain(config.offline)},
+        config={**plain(_original(config.augment)), "offline": plain(config.offline)},
         inputs={},
         facts={"Processed/Sliced": slice_key},
         targets=tuple(project.augmented / cohort for cohort, _ in _targets(config)),
@@ -47,14 +42,15 @@ def _targets(config: Config) -> Iterator[tuple[str, int]]:
         yield "Validation", config.offline.target_val
 
 
-def _refuse_extras(config: AugmentConfig) -> None:
-    extras = [field.name for field in fields(config) if field.default == 0.0 and getattr(config, field.name)]
-    if extras:
-        raise ConfigError(
-            f"{' and '.join(extras)} cannot be done offline, where only the original's six transforms are",
-            where="augment",
-            fix="set them to 0 for this stage, or train on slices that are augmented afresh",
-        )
+def _extras(config: AugmentConfig) -> list[str]:
+    """The transforms that are on and that the original does not have."""
+    return [field.name for field in fields(config) if field.default == 0.0 and getattr(config, field.name)]
+
+
+def _original(config: AugmentConfig) -> AugmentConfig:
+    """The settings of the original's six transforms."""
+    off: dict[str, Any] = dict.fromkeys(_extras(config), 0.0)
+    return replace(config, **off)
 
 
 def make_augmented(
@@ -70,6 +66,9 @@ def make_augmented(
         cohorts: the published split.
         progress: told of each shard.
     """
+    if extras := _extras(config.augment):
+        left_out = f"{' and '.join(extras)}: left out, offline there are the original's six transforms"
+        progress.say("augment", warning=left_out)
     if config.offline.validation:
         progress.say("augment", warning="the validation cohort is augmented too; no score must rest on it")
     planned = {

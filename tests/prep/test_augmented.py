@@ -133,6 +133,20 @@ def test_augmenting_validation_warns(
     assert "no score" in capsys.readouterr().err
 
 
+def test_what_the_original_does_not_have_is_left_out_and_said_so(
+    augmented: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noisy = replace(SETTINGS, augment=replace(SETTINGS.augment, noise_gaussian=1.0, warp=1.0))
+    plan: dict[str, Any] = plan_prep(augmented, noisy, PlainProgress(), augment="auto")
+    assert plan["stages"]["augment"]["action"] == "reuse", "it decides nothing"
+    project = Project(tmp_path / "project")
+    shutil.copytree(augmented.root, project.root)
+    shutil.rmtree(project.augmented)
+    run_prep(project, noisy, PlainProgress(), augment="auto")
+    assert "warp and noise_gaussian: left out" in capsys.readouterr().err
+    assert digests_of(project) == digests_of(augmented)
+
+
 def digests_of(project: Project) -> dict[str, str]:
     manifest = read_augmented(project)
     return {name: facts["sha256"] for name, facts in manifest["outputs"].items()}
