@@ -14,7 +14,7 @@ from clotseg.console import Progress
 from clotseg.dashboard import TrainingView
 from clotseg.project import Project
 
-CASES, SIZE, SLICES = 100, 96, 24
+CASES, SIZE, SLICES = 140, 96, 24
 
 SETTINGS = """\
 # The demo's settings: those of the recipe `default`, but for how many slices of this size make a file.
