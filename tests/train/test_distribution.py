@@ -34,10 +34,11 @@ batch_size = 6
 gpus = 0
 """
 ALIKE = SETTINGS.format(
-    network='batch_norm = "synchronised"\ndropout = 0.0', train='optimizer = "sgd"\nmomentum = 0.9'
+    network='norm = "batch"\nbatch_norm = "synchronised"\ndropout = 0.0',
+    train='optimizer = "sgd"\nmomentum = 0.9',
 )
 """Without dropout, which each replica draws for itself, and with the statistics of the global batch."""
-LOCAL = SETTINGS.format(network="", train="")
+LOCAL = SETTINGS.format(network='norm = "batch"', train="")
 
 
 def trained(project: Project, *arguments: object) -> Run:

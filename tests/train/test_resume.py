@@ -23,6 +23,7 @@ size = 32
 [slice]
 slices_per_shard = 8
 [network]
+norm = "batch"
 filters = 4
 depth = 2
 initial_probability = 0.5
