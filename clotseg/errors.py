@@ -62,10 +62,12 @@ class EnvironmentProblem(ClotsegError):
     exit_code = 5
 
 
-class Interrupted(BaseException):
+class Interrupted(KeyboardInterrupt):
     """SIGINT or SIGTERM arrived; the exit code is the shell's convention, 128 + signal number.
 
-    Not an `Exception`: it may come out of any line, also where an error means that a file is damaged.
+    Not an `Exception`: it may come out of any line, also where an error means that a file is damaged. Nor any
+    other `BaseException`: where Python compiles a module it drops all but a `KeyboardInterrupt`
+    (`make_const` of CPython's ast_opt.c, for a constant such as 2**31), and the command would run on.
     """
 
     def __init__(self, signal_number: int) -> None:

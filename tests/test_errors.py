@@ -1,6 +1,9 @@
 """What a user reads and what a script sees when something is wrong."""
 
+import ctypes
+import operator
 import signal
+from functools import partial
 
 import pytest
 
@@ -29,6 +32,20 @@ def test_an_interrupted_command_exits_as_shells_expect(number, exit_code):
     error = Interrupted(number)
     assert error.exit_code == exit_code
     assert number.name in str(error)
+
+
+def test_an_interruption_while_python_compiles_a_module_is_not_dropped() -> None:
+    def interrupt(number: int, _frame: object) -> None:
+        raise Interrupted(number)
+
+    # Run in C one after the other, so that the signal waits until the compiler first looks: at the constant.
+    steps = [partial(ctypes.pythonapi["raise"], signal.SIGINT), partial(compile, "x % 2**31", "", "exec")]
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with pytest.raises(Interrupted):
+            list(map(operator.call, steps))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_message_says_where_what_each_finding_and_how_to_mend_it():

@@ -22,7 +22,10 @@ def main() -> NoReturn:
         signal.signal(number, _interrupt)
     try:
         app()
-    except (Exception, Interrupted) as error:
+    except BaseException as error:
+        # Typer ends the process for a flag that it does not know, and for an interruption.
+        if isinstance(error, SystemExit) and not isinstance(root_of(error), Interrupted):
+            raise
         sys.exit(_tell(error, debug="--debug" in sys.argv[1:]))
     sys.exit(0)
 

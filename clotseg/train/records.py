@@ -16,7 +16,7 @@ from typing import Any
 from clotseg import __version__, artifact
 from clotseg.config import Config, plain, read_settings, to_toml
 from clotseg.dali.augment.parameters import ParameterRecord
-from clotseg.errors import CorruptArtifactError, EnvironmentProblem, Interrupted
+from clotseg.errors import CorruptArtifactError, EnvironmentProblem
 from clotseg.prep.cohorts import SPLIT_FILE
 from clotseg.project import Project, Run
 from clotseg.train.stopping import TimeIsUp
@@ -130,7 +130,7 @@ def _recorded(run: Run, record: dict[str, Any]) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            state = "stopped" if isinstance(error, Interrupted | KeyboardInterrupt | TimeIsUp) else "failed"
+            state = "stopped" if isinstance(error, KeyboardInterrupt | TimeIsUp) else "failed"
             with suppress(EnvironmentProblem):  # What ended the run is what must be told.
                 ending = {"state": state, "reason": str(error), "ended": _now()}
                 artifact.write_json(run.record, {**record, **ending})
