@@ -16,6 +16,10 @@ time that `--marks` gives, on three cohorts that share no case with the training
 `shifted` ones (`clotseg phantom --shift`), and `head`, grown in the real brain CT under CLOTSEG_SHARED.
 Their seeds are those of a development cohort. `--final` takes others, which nothing may be tuned on.
 
+With `--kept FILE` each training's outcome is written down as it ends, and what the file has already, under
+the same options, is not trained again: three recipes with three seeds take hours. Use one file for one
+machine and one state of the code.
+
 A checkpoint's clock time runs from the start of its process to when it was written. Dice counts as 0 at a
 mark before the first checkpoint. "Reached" is the clock time of the first tested checkpoint that has the
 final mean Dice of the reference of the same seed: close marks make it exact. The interval of a difference
@@ -199,6 +203,37 @@ def measure(cases: Path, job: Job, options: argparse.Namespace) -> list[Measured
     return measured
 
 
+def circumstances(options: argparse.Namespace, recipe: str, seed: int) -> dict[str, Any]:
+    """All that an outcome depends on, beside the code and the machine."""
+    names = ("minutes", "marks", "cases", "held_out", "size", "slices", "at_once", "final", "as_written")
+    path = Path(Recipe(written=recipe).base)
+    return {
+        "recipe": Recipe(written=recipe).shown,
+        "settings": path.read_text() if path.is_file() else None,
+        "seed": seed,
+        "cores": len(os.sched_getaffinity(0)),
+        **{name: getattr(options, name) for name in names},
+    }
+
+
+def recall(kept: Path | None, of: dict[str, Any]) -> list[Measured] | None:
+    """What was written down under the same circumstances, if anything was.
+
+    Raises:
+        ValueError: a line of the file is not one that `note` wrote.
+    """
+    lines = kept.read_text().splitlines() if kept is not None and kept.exists() else []
+    found = next((entry for entry in map(json.loads, lines) if entry["of"] == of), None)
+    return None if found is None else [Measured(**measured) for measured in found["measured"]]
+
+
+def note(kept: Path | None, of: dict[str, Any], measured: list[Measured]) -> None:
+    """Writes an outcome down, where that is asked for."""
+    if kept is not None:
+        with kept.open("a") as file:
+            file.write(json.dumps({"of": of, "measured": [asdict(entry) for entry in measured]}) + "\n")
+
+
 def with_clot(entry: Measured, cohort: str) -> list[dict[str, Any]]:
     return [case for case in entry.cases if case["case"].startswith(cohort) and case["has_clot"]]
 
@@ -327,6 +362,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--at-once", type=int, default=1, help="trainings that share the cores")
     parser.add_argument("--final", action="store_true", help="the held-out seeds; never tune on them")
     parser.add_argument("--as-written", action="store_true", help="pad slices as the named recipes say")
+    parser.add_argument("--kept", type=Path, help="a file of outcomes, read and added to")
     parser.add_argument("--folder", type=Path, help="empty, to work in, kept; else a temporary one")
     parser.add_argument("--json", action="store_true", help="everything, case by case, instead of the table")
     options = parser.parse_args()
@@ -354,6 +390,9 @@ def run_all(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         shares.put(tuple(cores[share :: options.at_once]))
 
     def done(number: int, recipe: str, seed: int) -> list[Measured]:
+        of = circumstances(options, recipe, seed)
+        if kept := recall(options.kept, of):
+            return kept
         share = shares.get()
         place = folder / f"training-{number}"
         job = Job(recipe=Recipe(written=recipe), seed=seed, folder=place, cores=share)
@@ -361,6 +400,7 @@ def run_all(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             entries = measure(folder / "cases", job, options)
         finally:
             shares.put(share)
+        note(options.kept, of, entries)
         dice = ", ".join(f"{cohort} {mean_dice(entries[-1], cohort):.3f}" for cohort in cohorts)
         print(f"seed {seed}, {job.recipe.shown}: {entries[-1].epoch} epochs, Dice {dice}", file=sys.stderr)
         return entries

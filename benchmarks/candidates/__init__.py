@@ -78,11 +78,8 @@ CHANGES: dict[str, Change] = {
         settings={"train.optimizer": "sgd", "train.learning_rate": 0.01, "train.schedule": "polynomial"}
     ),
     "no-augment": Change(settings={"augment.probability": 0.0}),
-    "no-blur": Change(
-        settings={"augment.selection": "independent", "augment.blur": 0.0, "augment.clahe": 0.0}
-    ),
     "warp": Change(settings={"augment.warp": 0.5}),
-    "noise": Change(settings={"augment.noise_gaussian": 0.3}),
+    "no-noise": Change(settings={"augment.noise_gaussian": 0.0}),
     "blurred": Change(settings={"augment.blur": 0.5, "augment.clahe": 0.5}),
     "balanced": Change(settings={"slice.slices": "balanced"}),
     "clots-half": Change(settings={"train.clot_share": 0.5}),

@@ -1,13 +1,25 @@
 """Recipes held against each other at equal time: what is written, what is changed, and what is summed up."""
 
+from argparse import Namespace
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from candidates import CHANGES, losses, networks, settings_of
-from time_to_dice import Measured, Recipe, mean_dice, summarise, table, time_to_reach
+from time_to_dice import (
+    Measured,
+    Recipe,
+    circumstances,
+    mean_dice,
+    note,
+    recall,
+    summarise,
+    table,
+    time_to_reach,
+)
 
 from clotseg.config import NetworkConfig, TrainConfig, load_config
 from clotseg.train.losses import batch_sums, loss_of
@@ -23,6 +35,31 @@ def case(name: str, dice: float, *, clot: bool = True, false_clots: int = 0) -> 
 
 def measured(recipe: str, seed: int, mark: float, clock_s: float, *cases: dict[str, Any]) -> Measured:
     return Measured(recipe=recipe, seed=seed, mark=mark, clock_s=clock_s, epoch=1, cases=list(cases))
+
+
+def test_what_was_written_down_is_taken_under_the_same_circumstances_only(tmp_path: Path) -> None:
+    kept, settings = tmp_path / "kept.jsonl", tmp_path / "my.toml"
+    settings.write_text("[train]\nepochs = 3\n")
+    facts = {"minutes": 2.0, "marks": [0.5, 1.0], "cases": 9, "held_out": 4, "size": 32, "slices": 8}
+    options = Namespace(**facts, at_once=1, final=False, as_written=False)
+    outcomes = {
+        (recipe, seed): [
+            measured(recipe, seed, mark, 30 * mark, case("usual_1", seed / 4)) for mark in (0.5, 1.0)
+        ]
+        for recipe in ("default", f"{settings}+fold2")
+        for seed in (0, 1)
+    }
+    of = {key: circumstances(options, *key) for key in outcomes}
+    assert recall(None, of["default", 0]) is None
+    assert recall(kept, of["default", 0]) is None
+    for key, entries in outcomes.items():
+        note(kept, of[key], entries)
+    assert {key: recall(kept, of[key]) for key in outcomes} == outcomes
+    for name, other in {"minutes": 3.0, "marks": [1.0], "final": True}.items():
+        changed = Namespace(**{**vars(options), name: other})
+        assert recall(kept, circumstances(changed, "default", 0)) is None
+    settings.write_text("[train]\nepochs = 4\n")
+    assert recall(kept, circumstances(options, f"{settings}+fold2", 0)) is None
 
 
 def test_a_recipe_is_a_name_or_a_path_with_changes() -> None:
