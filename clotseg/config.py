@@ -430,9 +430,9 @@ def _check_together(config: Config) -> None:
     size, depth, batch = config.feed.size, config.network.depth, config.train.batch_size
     step = 2 * config.network.fold if depth == "auto" else 2**depth
     if size != "auto" and size % step:
+        times = f"{'at least ' if depth == 'auto' else ''}{step.bit_length() - 1} times"
         problems.append(
-            f"feed.size = {size}: a network of depth {depth} halves the slice again and again, so the size "
-            f"must be a multiple of {step}"
+            f"feed.size = {size}: slices are halved {times}, so the size must be a multiple of {step}"
         )
     if depth != "auto" and 2**depth <= config.network.fold:
         problems.append(f"network.fold = {config.network.fold} leaves no level of network.depth = {depth}")
