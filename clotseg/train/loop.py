@@ -18,6 +18,7 @@ from clotseg.dali.order import plan_pass, plan_training
 from clotseg.dashboard import TrainingView
 from clotseg.errors import ConfigError, EnvironmentProblem, Interrupted
 from clotseg.project import Project, Run
+from clotseg.train.ancestry import Ancestry, ancestry
 from clotseg.train.checkpoint import read_description
 from clotseg.train.devices import Devices, open_devices
 from clotseg.train.keeper import Keeper
@@ -34,7 +35,7 @@ from clotseg.train.records import (
     training_key,
     trim_augmentations,
 )
-from clotseg.train.resume import load_fork, require_unchanged
+from clotseg.train.resume import find_fork, load_fork, require_unchanged
 from clotseg.train.session import Session, open_data, open_session, training_slices
 from clotseg.train.state import Position, newest_state, read_state
 from clotseg.train.step import StepResult, sum_over_workers
@@ -66,7 +67,7 @@ def train(
     Raises:
         CorruptArtifactError: the sliced cohorts or a checkpoint are missing, damaged or of another split.
         ConfigError: the settings do not fit the slices, the devices, or the run to go on with.
-        DataError: the loss is no finite number.
+        DataError: the loss is no finite number, or the weights to begin with have seen patients to be tested.
         EnvironmentProblem: devices are missing, a worker was lost, or the disk refuses.
         Interrupted: SIGINT or SIGTERM came; the state has been kept.
     """
@@ -74,6 +75,8 @@ def train(
     data = open_data(project, config)
     if resume is not None:
         require_unchanged(project, resume, data)
+    begun_from = None if fork is None else find_fork(fork)
+    origin = ancestry(project, data.cohorts, begun_from)
     devices = open_devices(config.runtime)
     if limit.minutes and devices.workers > 1:
         # Each would look at its own clock, and wait for ever for those that end sooner.
@@ -82,9 +85,9 @@ def train(
     position = Position()
     if resume is not None and (folder := newest_state(resume.checkpoints)):
         position = read_state(folder, session.variables)
-    elif fork is not None:
-        load_fork(fork, session)
-    folder_of_run = _open_folder(project, session, resume, devices)
+    elif begun_from is not None:
+        load_fork(begun_from, session)
+    folder_of_run = _open_folder(project, session, resume, devices, origin)
     with suppress(TimeIsUp), folder_of_run as run, _lost_workers(devices):
         if run is not None and resume is not None:
             trim_augmentations(run, position.epoch, position.step * session.batch_size)
@@ -118,7 +121,7 @@ def _outcome(project: Project, run: Run) -> dict[str, Any]:
 
 @contextmanager
 def _open_folder(
-    project: Project, session: Session, resume: Run | None, devices: Devices
+    project: Project, session: Session, resume: Run | None, devices: Devices, origin: Ancestry
 ) -> Iterator[Run | None]:
     """The run's folder, for the one process that writes it."""
     if not devices.chief:
@@ -130,7 +133,8 @@ def _open_folder(
         data = session.data
         keys = {"key": data.key, "asked_key": data.asked_key, "split_key": data.cohorts.key}
         chosen = {choice.setting: choice.reason for choice in data.choices}
-        with open_run(project, data.config, str(devices), chosen=chosen, **keys) as run:
+        known = {"chosen": chosen, "ancestry": origin.recorded()}
+        with open_run(project, data.config, str(devices), known=known, **keys) as run:
             yield run
 
 

@@ -66,7 +66,7 @@ def open_run(
     key: str,
     asked_key: str,
     split_key: str,
-    chosen: Mapping[str, str] | None = None,
+    known: Mapping[str, Any] | None = None,
 ) -> Iterator[Run]:
     """Makes a run folder with all that is known beforehand; see `_recorded` for its record.
 
@@ -77,7 +77,8 @@ def open_run(
         key: of settings and slices.
         asked_key: the same before settings that were `auto` were chosen.
         split_key: of the cohorts.
-        chosen: the reason for each of these settings, by its dotted name.
+        known: what else the record says: `chosen`, the reason for each setting that was `auto`, by its dotted
+            name, and `ancestry`, see `clotseg.train.ancestry`.
 
     Raises:
         EnvironmentProblem: the disk is full or refuses the write.
@@ -94,7 +95,7 @@ def open_run(
         "key": key,
         "asked_key": asked_key,
         "split_key": split_key,
-        "chosen": dict(chosen or {}),
+        **(known or {}),
         "started": started.isoformat(timespec="seconds"),
         "epochs": config.train.epochs,
         "project_settings": read_settings(project.config_file),

@@ -80,23 +80,31 @@ def require_unchanged(project: Project, run: Run, data: Data) -> None:
     raise CorruptArtifactError(
         "the slices are not those that the run was begun with",
         where=project.shown(run.folder),
-        fix="put back the cohort, or begin a new run from these weights with --fork",
+        fix="put back the cohort, or begin a new run; it may start from these weights with --fork where no "
+        "patient that they have seen is tested now",
     )
 
 
-def load_fork(path: Path, session: Session) -> None:
-    """Gives the session's networks the weights of a checkpoint; of a run, its newest.
+def find_fork(path: Path) -> Path:
+    """The checkpoint folder that a user's path means; of a run, its newest.
 
     Raises:
         DataError: there is no checkpoint.
+    """
+    run = Run(path)
+    return find_checkpoint(run.checkpoints if run.checkpoints.is_dir() else path)
+
+
+def load_fork(folder: Path, session: Session) -> None:
+    """Gives the session's networks the weights of a checkpoint.
+
+    Raises:
         CorruptArtifactError: it is damaged.
         ConfigError: it is of another network.
     """
-    run = Run(path)
-    folder = find_checkpoint(run.checkpoints if run.checkpoints.is_dir() else path)
     model, description = load_checkpoint(folder)
     kept, wanted = plain(description.network), plain(session.config.network)
-    shape = ("filters", "depth")
+    shape = ("filters", "depth", "fold", "norm")
     changes = [
         f"network.{name}: {kept[name]} there, {wanted[name]} here"
         for name in shape

@@ -74,15 +74,16 @@ def folded(pixels: Tensor, side: int) -> Tensor:
 
 
 def unfolded(squares: Tensor, side: int) -> Tensor:
-    """The way back."""
+    """The way back; in the precision that the squares have, whatever the network computes in."""
     import keras
 
     if side == 1:
         return squares
     _, rows, columns, together = squares.shape
-    apart = keras.layers.Reshape((rows, columns, side, together // side))(squares)
-    in_rows = keras.layers.Permute((1, 3, 2, 4))(apart)
-    return keras.layers.Reshape((rows * side, columns * side, together // side**2))(in_rows)
+    kept = {"dtype": squares.dtype}
+    apart = keras.layers.Reshape((rows, columns, side, together // side), **kept)(squares)
+    in_rows = keras.layers.Permute((1, 3, 2, 4), **kept)(apart)
+    return keras.layers.Reshape((rows * side, columns * side, together // side**2), **kept)(in_rows)
 
 
 def _level(features: Tensor, filters: int, config: NetworkConfig) -> Tensor:

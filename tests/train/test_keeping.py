@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +21,10 @@ from clotseg.config import (
     SliceConfig,
     TrainConfig,
 )
+from clotseg.console import PlainProgress
 from clotseg.dashboard import EpochFacts, PlainTrainingView
 from clotseg.errors import ConfigError, DataError, EnvironmentProblem
+from clotseg.prep.stages import run_prep
 from clotseg.project import Project, Run
 from clotseg.train.checkpoint import find_checkpoint, load_checkpoint
 from clotseg.train.loop import train
@@ -164,9 +167,15 @@ def test_a_fork_begins_a_new_run_with_the_weights_of_another(project: Project) -
     for one, other in zip(newest.trainable_variables, begun.trainable_variables, strict=True):
         np.testing.assert_allclose(other.numpy(), one.numpy(), atol=1e-6)
     assert trained == {"kernel", "bias", "gamma", "beta"}
-    larger = replace(still, network=replace(still.network, filters=8))
-    with pytest.raises(ConfigError, match=r"network\.filters: 4 there, 8 here"):
-        train(project, larger, PlainTrainingView(), fork=first.best)
+    for name, there, here in (("filters", 4, 8), ("norm", "batch", "instance")):
+        other_network = replace(still, network=replace(still.network, **{name: here}))
+        with pytest.raises(ConfigError, match=rf"network\.{name}: {there} there, {here} here"):
+            train(project, other_network, PlainTrainingView(), fork=first.best)
+    split_anew = replace(still, split=replace(still.split, seed=still.split.seed + 1))
+    run_prep(project, split_anew, PlainProgress())
+    with pytest.raises(DataError, match=r"have seen \d patients of the present Testing cohort"):
+        train(project, split_anew, PlainTrainingView(), fork=forked.folder)
+    assert len(runs(project)) == 2
 
 
 @pytest.mark.slow
@@ -205,13 +214,15 @@ def test_a_time_limit_ends_the_training_with_its_best_weights_and_the_run_goes_o
 
 
 @pytest.mark.slow
-def test_bfloat16_and_xla_train_too(project: Project) -> None:
-    fast = replace(SETTINGS, train=replace(SETTINGS.train, epochs=1, precision="bfloat16", xla=True))
+@pytest.mark.parametrize(("fold", "norm"), [(1, "batch"), (2, "instance")], ids=["plain", "as by default"])
+def test_bfloat16_and_xla_train_too(project: Project, fold: Any, norm: Any) -> None:
+    base = replace(SETTINGS, network=replace(SETTINGS.network, fold=fold, norm=norm))
+    fast = replace(base, train=replace(base.train, epochs=1, precision="bfloat16", xla=True))
     result = train(project, fast, PlainTrainingView())
     network, _ = load_checkpoint(project.root / result["best"])
     assert {weight.dtype for weight in network.weights} == {"float32"}
     assert all(np.isfinite(weight.numpy()).all() for weight in network.weights)
-    slow = replace(SETTINGS, train=replace(SETTINGS.train, epochs=1))
+    slow = replace(base, train=replace(base.train, epochs=1))
     reference = train(project, slow, PlainTrainingView())
     rows = [read_history(Run(project.root / facts["run"]))[0] for facts in (result, reference)]
     assert rows[0]["loss"] != rows[1]["loss"]

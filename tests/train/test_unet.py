@@ -145,6 +145,24 @@ def test_folded_pixels_are_those_of_tensorflow_and_come_back(one_cpu: Devices, s
         np.testing.assert_array_equal(unfolded(folded(tf.constant(some), side), side), some)
 
 
+@pytest.mark.parametrize("fold", [1, 2, 4])
+def test_a_network_that_computes_in_bfloat16_answers_in_float32(one_cpu: Devices, fold: Any) -> None:
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        network = build_unet(NetworkConfig(filters=4, depth=3, fold=fold), size=32, channels=2)
+    finally:
+        keras.config.set_dtype_policy(before)
+    slices = np.random.default_rng(1).random((2, 32, 32, 2), np.float32)
+    probability = network(slices).numpy()
+    assert probability.dtype == np.float32
+    # bfloat16 has 8 bits: rounded to them, no more than some hundred values would be left.
+    assert len(np.unique(probability)) > 1500
+    assert layers(network, "Conv2D")[0].compute_dtype == "bfloat16"
+
+
 def test_a_folded_network_has_a_level_less_and_full_resolution(one_cpu: Devices) -> None:
     whole, folded = (
         build_unet(NetworkConfig(filters=4, depth=3, fold=fold), size=32, channels=2) for fold in (1, 2)
