@@ -74,5 +74,6 @@ def run_demo(folder: Path, progress: Progress, view: TrainingView, *, seed: int)
     with watch.time("train"):
         trained = train_or_reuse(project, config, progress, view)
     with watch.time("test"):
-        tested = score_test_cohort(project, config, progress, reuse=True)
+        best = project.root / trained["best"]
+        tested = score_test_cohort(project, config, progress, checkpoints=[best], reuse=True)
     return {"prep": prepared, "train": trained, "test": tested, "seconds": watch.seconds}

@@ -56,8 +56,8 @@ def _tensorflow() -> Finding:
         advice = "install it with `pip install -r requirements.lock`"
         return Finding(what="TensorFlow", found=f"cannot be imported ({error})", advice=advice, blocks=True)
     built = "built with CUDA" if tf.test.is_built_with_cuda() else "CPU build"
-    seen = len(tf.config.list_physical_devices("GPU"))
-    return Finding(what="TensorFlow", found=f"{tf.__version__}, {built}, sees {seen} GPU(s)")
+    found = f"{tf.__version__}, {built}, sees {_gpus_of_tensorflow()} GPU(s)"
+    return Finding(what="TensorFlow", found=found)
 
 
 def _dali() -> Finding:
@@ -95,10 +95,37 @@ def _gpus() -> list[Finding]:
         name = pynvml.nvmlDeviceGetName(handle)
         findings.append(Finding(what=f"GPU {number}", found=f"{name}, {memory_gb:.0f} GB, driver {driver}"))
     pynvml.nvmlShutdown()
-    if findings and not _has_cuda_libraries():
-        advice = "install them with `pip install 'clotseg[gpu]'`"
-        findings.append(Finding(what="CUDA", found="TensorFlow's CUDA libraries are missing", advice=advice))
-    return findings
+    hidden = hidden_gpus(len(findings), _gpus_of_tensorflow(), libraries=_has_cuda_libraries())
+    return [*findings, *([hidden] if hidden else [])]
+
+
+def hidden_gpus(there: int, seen: int, *, libraries: bool) -> Finding | None:
+    """What to do where TensorFlow does not see every GPU; None where it does.
+
+    Args:
+        there: GPUs that the driver tells of.
+        seen: those that TensorFlow tells of.
+        libraries: whether CUDA's libraries were installed from Python packages.
+    """
+    if seen >= there:
+        return None
+    if libraries or seen:
+        advice = (
+            "see whether CUDA_VISIBLE_DEVICES hides it, whether `nvidia-smi` runs here, and whether the "
+            "driver is new enough for the CUDA that TensorFlow was built with"
+        )
+    else:
+        advice = "CUDA's libraries may be missing: install them with `pip install 'clotseg[gpu]'`"
+    return Finding(what="CUDA", found=f"TensorFlow sees {seen} of {there} GPU(s)", advice=advice)
+
+
+def _gpus_of_tensorflow() -> int:
+    try:
+        load_tensorflow()
+        import tensorflow as tf
+    except ImportError:
+        return 0
+    return len(tf.config.list_physical_devices("GPU"))
 
 
 def _has_cuda_libraries() -> bool:

@@ -59,6 +59,11 @@ class Project:
         return self.root / "Processed"
 
     @property
+    def prep_flags(self) -> Path:
+        """The flags that `prep` was last given; there only where it was given some."""
+        return self.processed / ".flags.json"
+
+    @property
     def original(self) -> Path:
         """The cohorts: links to the inputs, and `split.json`."""
         return self.processed / "Original"

@@ -1,6 +1,7 @@
 """`clotseg demo`: from an empty folder to a report, and from a finished demo to the same report at once."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,20 @@ def test_a_demo_interrupted_before_its_test_trains_no_second_time(demo: Path) ->
     assert done.returncode == 0, done.stderr
     assert without_times(done.stdout) == without_times((demo.parent / "shown.txt").read_text())
     assert len(list((demo / "Trainings").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_a_later_run_of_other_settings_is_not_taken_for_the_demos(demo: Path) -> None:
+    (run,) = (demo / "Trainings").iterdir()
+    later = shutil.copytree(run, run.with_name("29991231-235959"))
+    record = json.loads((later / "Relevant_Files" / "run.json").read_text())
+    (later / "Relevant_Files" / "run.json").write_text(json.dumps({**record, "asked_key": "0" * 64}))
+    try:
+        done = run_clotseg("-C", demo.parent, "demo", "demo", COLUMNS="160")
+    finally:
+        shutil.rmtree(later)
+    assert done.returncode == 0, done.stderr
+    assert without_times(done.stdout) == without_times((demo.parent / "shown.txt").read_text())
 
 
 @pytest.mark.slow

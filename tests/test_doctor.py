@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clotseg.doctor import Finding, examine, require_usable
+from clotseg.doctor import Finding, examine, hidden_gpus, require_usable
 from clotseg.errors import EnvironmentProblem
 from tests.conftest import run_clotseg
 
@@ -78,6 +78,27 @@ def test_a_read_only_disk_blocks() -> None:
     assert disk.blocks
     with pytest.raises(EnvironmentProblem, match="Disk the project folder cannot be written"):
         require_usable([disk])
+
+
+@pytest.mark.parametrize(
+    ("there", "seen", "libraries", "advice"),
+    [
+        (0, 0, False, None),
+        (2, 2, True, None),
+        (2, 2, False, None),
+        (1, 0, False, "clotseg[gpu]"),
+        (1, 0, True, "nvidia-smi"),
+        (4, 3, False, "CUDA_VISIBLE_DEVICES"),
+    ],
+)
+def test_gpus_that_tensorflow_does_not_see_are_told(
+    there: int, seen: int, libraries: bool, advice: str | None
+) -> None:
+    found = hidden_gpus(there, seen, libraries=libraries)
+    assert (found is None) == (advice is None)
+    if found is not None and advice is not None:
+        assert advice in found.advice
+        assert f"sees {seen} of {there}" in found.found
 
 
 def test_all_that_blocks_is_listed_at_once() -> None:

@@ -113,28 +113,26 @@ def prep(
 ) -> None:
     """Split cases into cohorts by patient and write their slices as sharded TFRecords."""
     project: Project = context.obj
-    config = load(
-        project,
-        {
-            "split.train_perc": train_perc,
-            "split.val_perc": val_perc,
-            "split.seed": seed,
-            "split.stratify": None if stratify is None else [by.strip() for by in stratify.split(",")],
-            "split.folds": folds,
-            "split.fold": fold,
-            "split.file": split_file,
-            "slice.slices": slices,
-            "slice.context": neighbours,
-            "feed.size": size,
-            "offline.target_train": target_train,
-            "offline.target_val": target_val,
-            "offline.validation": augment_validation,
-            "runtime.workers": workers,
-            "runtime.dask": dask,
-        },
-        print_only=print_config,
-    )
+    flags = {
+        "split.train_perc": train_perc,
+        "split.val_perc": val_perc,
+        "split.seed": seed,
+        "split.stratify": None if stratify is None else [by.strip() for by in stratify.split(",")],
+        "split.folds": folds,
+        "split.fold": fold,
+        "split.file": split_file,
+        "slice.slices": slices,
+        "slice.context": neighbours,
+        "feed.size": size,
+        "offline.target_train": target_train,
+        "offline.target_val": target_val,
+        "offline.validation": augment_validation,
+        "runtime.workers": workers,
+        "runtime.dask": dask,
+    }
+    config = load(project, flags, print_only=print_config)
     from clotseg.console import open_progress
+    from clotseg.prep.flags import remembered
     from clotseg.prep.stages import plan_prep, run_prep
     from clotseg.results import plan_table, prep_table
 
@@ -146,7 +144,8 @@ def prep(
     if dry_run:
         show(plan_prep(project, config, open_progress(), **switches), plan_table, as_json=as_json)
         return
-    show(run_prep(project, config, open_progress(), **switches), prep_table, as_json=as_json)
+    result = run_prep(project, config, open_progress(), **switches, flags=remembered(flags))
+    show(result, prep_table, as_json=as_json)
 
 
 @app.command()

@@ -138,13 +138,16 @@ def _training_config(
 ) -> tuple[Any, Any]:
     """The settings of a training, and the run that it goes on with."""
     if resume is None:
-        return load(project, flags, print_only=print_only), None
+        from clotseg.prep.flags import recall
+
+        return load(project, {**recall(project), **flags}, print_only=print_only), None
     from clotseg.errors import ConfigError
-    from clotseg.train.resume import find_run, resumed_config
+    from clotseg.train.resume import find_run, require_same_split, resumed_config
 
     if fork is not None:
         raise ConfigError("goes on with a run, --fork begins another: give one of them", where="--resume")
     run = find_run(project, project.root / resume)
+    require_same_split(project, run)
     config = resumed_config(project, run, flags)
     return shown(config, print_only=print_only), run
 

@@ -60,6 +60,7 @@ class TrainingState:
         history: the finished epochs, those before a resume too.
         done: the last finished epoch.
         resumed_after: the last epoch that an earlier process did.
+        ends_by: when a time limit ends it; None without one.
         loss: of the last step.
         slices: trained in this epoch.
         waited_s: waited for input in this epoch.
@@ -74,6 +75,7 @@ class TrainingState:
     done: int = 0
     resumed_after: int = 0
     run_started: float = 0.0
+    ends_by: float | None = None
     epoch: int = 0
     phase: str = "starting"
     step: int = 0
@@ -95,12 +97,14 @@ class TrainingState:
         first_epoch: int,
         history: Sequence[EpochFacts],
         now: float,
+        limit_s: float | None = None,
     ) -> None:
         """A run starts, or goes on at `first_epoch` with the epochs of `history` behind it."""
         self.name, self.devices, self.epochs = name, devices, epochs
         self.history = [row for row in history if row.epoch < first_epoch]
         self.done = self.resumed_after = first_epoch - 1
         self.run_started = now
+        self.ends_by = None if limit_s is None else now + limit_s
 
     def begin_epoch(self, epoch: int, steps: int, now: float) -> None:
         """An epoch of so many training steps starts."""
@@ -167,10 +171,18 @@ class TrainingState:
         return max((now if self.train_ended is None else self.train_ended) - self.train_started, 1e-9)
 
     def seconds_left(self, now: float) -> float | None:
-        """By the mean of this process's epochs; before its first, by what is known of it.
+        """By the mean of this process's epochs; before its first, by what is known of it; no more than the
+        time limit leaves.
 
         None where nothing is known, or where it is so much that no calendar has the day.
         """
+        by_epochs = self._epochs_left(now)
+        if self.ends_by is None:
+            return by_epochs
+        by_clock = max(self.ends_by - now, 0.0)
+        return by_clock if by_epochs is None else min(by_epochs, by_clock)
+
+    def _epochs_left(self, now: float) -> float | None:
         epoch_s = self._epoch_s(now)
         if epoch_s is None:
             return None

@@ -27,6 +27,7 @@ class TrainingView(Protocol):
         first_epoch: int = 1,
         history: Sequence[EpochFacts] = (),
         gpus: int = 0,
+        limit_s: float | None = None,
     ) -> AbstractContextManager[None]:
         """A run lasts as long as the block.
 
@@ -37,6 +38,7 @@ class TrainingView(Protocol):
             first_epoch: the first that is still to be done; above 1 where a run is resumed.
             history: the epochs that were done before.
             gpus: how many of the GPUs it uses, to watch their load.
+            limit_s: after how many seconds it ends at the latest, where it does.
         """
 
     def epoch_begins(self, epoch: int, steps: int) -> None:
@@ -81,10 +83,11 @@ class _AccountKeeper:
         first_epoch: int = 1,
         history: Sequence[EpochFacts] = (),
         gpus: int = 0,
+        limit_s: float | None = None,
     ) -> Iterator[None]:
         """See `TrainingView.run`."""
         self.state, self._telemetry = TrainingState(), Telemetry(gpus)
-        self.state.begin_run(name, devices, epochs, first_epoch, history, time.monotonic())
+        self.state.begin_run(name, devices, epochs, first_epoch, history, time.monotonic(), limit_s)
         with self._shown():
             yield
 

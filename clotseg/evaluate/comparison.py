@@ -17,6 +17,7 @@ from clotseg.errors import CorruptArtifactError, DataError
 from clotseg.evaluate.agreement import mean_interval
 from clotseg.evaluate.testing import SUMMARY
 from clotseg.project import Project, Run
+from clotseg.train.checkpoint import run_of
 from clotseg.train.records import read_record
 
 HIGHER_IS_BETTER = {
@@ -91,7 +92,7 @@ def compare_runs(project: Project, first: Path, second: Path, config: TestConfig
 
 def _find(path: Path) -> Path:
     """The folder of results that a user's path means."""
-    folders = (path, path / "Testing" / "Best_Model", path.parent / "Testing" / path.name)
+    folders = (path, path / "Testing" / "Best_Model", run_of(path).testing(path.name))
     for folder in folders:
         if (folder / SUMMARY).is_file():
             return folder.resolve()

@@ -25,7 +25,7 @@ from clotseg.evaluate.segment import Cut, box_of
 from clotseg.prep.cases import CheckedCase, open_mask
 from clotseg.train.checkpoint import OPERATING_POINT
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 THRESHOLDS = (0.01, 0.02, *(round(0.05 * step, 2) for step in range(1, 20)), 0.98, 0.99)
 SMALLEST_COMPONENTS = (0, 5, 10, 20, 50, 100, 200, 500)
 """Voxels."""
@@ -191,9 +191,9 @@ def choose(
             advance()
     calibration = calibrate(counts)
     table = np.mean(tables, axis=0)
+    cuts = cuts_after(calibration.temperature)
+    table[np.isnan(cuts)] = -1
     at, size = choose_cut(table[:, : sizes_allowed(clots)]) if any(clots) else (THRESHOLDS.index(0.5), 0)
-    # The temperature keeps the order of probabilities, so it can be applied to the threshold afterwards.
-    threshold = float(temper(np.array(THRESHOLDS[at], np.float32), calibration.temperature))
     return OperatingPoint(
         code_version=CODE_VERSION,
         weights=tuple(weights),
@@ -201,10 +201,19 @@ def choose(
         split_key=split_key,
         cases=len(cases),
         calibration=calibration,
-        threshold=float(np.float16(min(max(threshold, LOWEST_THRESHOLD), HIGHEST_THRESHOLD))),
+        threshold=float(np.float16(cuts[at])),
         smallest_component=SMALLEST_COMPONENTS[size],
         val_dice=float(table[at, size]),
     )
+
+
+def cuts_after(temperature: float) -> NDArray[np.float32]:
+    """Each of `THRESHOLDS` as it lies after a temperature, which keeps the order of probabilities.
+
+    NaN where it would be so near to 0 or 1 that probabilities could not be told from it.
+    """
+    cuts = np.asarray(temper(np.array(THRESHOLDS, np.float32), temperature), np.float32)
+    return np.where((cuts < LOWEST_THRESHOLD) | (cuts > HIGHEST_THRESHOLD), np.float32(np.nan), cuts)
 
 
 def sizes_allowed(clots: Sequence[int]) -> int:

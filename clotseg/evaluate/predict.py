@@ -277,7 +277,10 @@ def _open(patient: Patient) -> OpenedPatient:
 
 
 def _open_npy(patient: Patient) -> OpenedPatient:
-    origin = None if patient.cta is None else read_origin(patient.cta)
+    try:
+        origin = None if patient.cta is None else read_origin(patient.cta)
+    except CorruptArtifactError as error:  # Of this case alone; the others go on.
+        raise DataError(error.what, where=error.where, fix=error.fix) from error
     return OpenedPatient(
         volumes=Volumes(
             name=patient.name,

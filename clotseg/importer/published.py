@@ -97,6 +97,29 @@ def publish_case(
         artifact.write_manifest(folder, artifact.as_json(sidecar))
 
 
+def withdraw(project: Project, name: str, *, unless: Mapping[str, Any]) -> bool:
+    """Takes a case out of the project, unless its sidecar says the same as `unless`.
+
+    What was made with other settings lies on another grid than the rest; what was made with these stays,
+    though its scans cannot be read today.
+
+    Returns:
+        Whether there was something to take out.
+
+    Raises:
+        EnvironmentProblem: the disk refuses the write.
+    """
+    folder, volumes = project.imported / name, volume_files(project, name)
+    sidecar = read_sidecar(project, name)
+    same = sidecar is not None and {key: sidecar.get(key) for key in unless} == artifact.as_json(dict(unless))
+    if same or not any(path.exists() for path in volumes):
+        return False
+    with artifact.writing(folder):
+        for path in (folder / artifact.MANIFEST, *volumes, folder / PICTURE):
+            path.unlink(missing_ok=True)
+    return True
+
+
 def _written_beside(path: Path, array: NDArray[Any]) -> Path:
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as stream:

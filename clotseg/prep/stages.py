@@ -4,7 +4,7 @@ Every stage is planned before anything is written: reuse what is there, make it,
 before every case was checked, and the bytes do not depend on who makes them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
@@ -25,6 +25,7 @@ from clotseg.prep.cohorts import (
     read_cohorts,
     split_stage,
 )
+from clotseg.prep.flags import remember
 from clotseg.prep.inputs import Inputs
 from clotseg.prep.offline import augment_stage, make_augmented
 from clotseg.prep.plan import Plan, Stage, Switch, plan_off, plan_stage, refused
@@ -48,6 +49,7 @@ def run_prep(
     split: Switch = "auto",
     slicing: Switch = "auto",
     augment: Switch = "off",
+    flags: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Runs the stages that are not there yet.
 
@@ -57,6 +59,7 @@ def run_prep(
         progress: told of each stage.
         split, slicing: whether a stage reuses or makes, makes again, or takes what is there.
         augment: the same of the offline augmentation; nothing needs it, so `off` asks for nothing.
+        flags: those that the settings hold, to be remembered, see `clotseg.prep.flags`; None leaves what is.
 
     Returns:
         `{"stages": {"split": …, "slice": …}, "cohorts": {cohort: {"cases", "slices", "shards"}}}`, and the
@@ -81,6 +84,8 @@ def run_prep(
         plan.require()
     if any(plan.action == "make" for plan in plans) or (work.inputs is not None and work.inputs.changed):
         with _lock(project, progress):
+            if flags is not None:
+                remember(project, flags)
             if work.inputs is not None:
                 work.inputs.remember()
             if work.plan.action == "make" and work.stage is not None:
@@ -91,10 +96,12 @@ def run_prep(
                 cohorts = read_cohorts(project)
                 slices = sliced_config(_read_sliced(project, "Training", cohorts.key))
                 make_augmented(project, config, slices, to_augment, cohorts, progress)
-    outcomes = {plan.stage: plan.outcome for plan in plans}
-    for name, outcome in outcomes.items():
-        progress.say(name, state=outcome)
-    return {"stages": outcomes, "cohorts": _cohort_facts(project)}
+    elif flags is not None:
+        remember(project, flags)
+    for plan in plans:
+        why = {"because": plan.reason} if plan.action == "make" and plan.again else {}
+        progress.say(plan.stage, state=plan.outcome, **why)
+    return {"stages": {plan.stage: plan.outcome for plan in plans}, "cohorts": _cohort_facts(project)}
 
 
 @contextmanager

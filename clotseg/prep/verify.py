@@ -7,6 +7,7 @@ shapes of volumes, since a cohort may have been sliced in part.
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -190,9 +191,19 @@ def _artifacts(project: Project, below: tuple[Path, ...] | None) -> Iterator[Pat
         checkpoints = (run.best, *sorted(run.checkpoints.glob("epoch-*/")))
         places += [place for place in checkpoints if _is_checkpoint(place)]
         places += sorted(run.testing("").glob("[!.]*/"))
+    places += sorted(_handed_out(project))
     for place in places:
         if below is None or any(place.is_relative_to(top) or top.is_relative_to(place) for top in below):
             yield place
+
+
+def _handed_out(project: Project) -> Iterator[Path]:
+    """Predictions and exports, which lie where the user wanted them in the project."""
+    for depth in ("[!.]*/", "[!.]*/[!.]*/"):
+        for path in project.root.glob(depth + artifact.MANIFEST):
+            with suppress(CorruptArtifactError, AttributeError):
+                if artifact.read_json(path).get("stage") in ("predict", "export"):
+                    yield path.parent
 
 
 def _verify_folder(check: _Check, folder: Path) -> None:

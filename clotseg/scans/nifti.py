@@ -58,13 +58,20 @@ def read_nifti(path: Path) -> NiftiVolume:
     import nibabel
     from nibabel import orientations
 
+    faults_of_nibabel = (
+        nibabel.filebasedimages.ImageFileError,
+        nibabel.spatialimages.HeaderDataError,
+        nibabel.wrapstruct.WrapStructError,
+    )
     try:
         image = nibabel.load(path)
         values = _values(image)
-    except (OSError, ValueError, EOFError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
+    except (OSError, ValueError, EOFError, zlib.error, *faults_of_nibabel) as error:
         raise DataError(f"cannot be read as NIfTI ({error})", where=path.name) from error
     if not isinstance(image, nibabel.Nifti1Image):
         raise DataError(f"is no NIfTI, but a {type(image).__name__}", where=path.name)
+    if values.dtype.kind not in "iuf":
+        raise DataError(f"holds no single number a voxel, but {values.dtype}", where=path.name)
     if values.ndim != 3:
         raise DataError(f"has shape {values.shape}; one 3-D volume is needed", where=path.name)
     if not (image.header["sform_code"] or image.header["qform_code"]):

@@ -55,7 +55,7 @@ def read_origin(cta: Path) -> Origin | None:
         CorruptArtifactError: there is a sidecar, and it is damaged or lacks what it must say.
     """
     cta = cta.absolute()
-    project = Project(cta.parents[2])
+    project = Project(cta.parent.parent.parent)
     if cta.parent != project.volumes:
         return None
     folder = project.imported / cta.name.partition("_CTA_Binary.npy")[0]

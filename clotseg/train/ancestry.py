@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from clotseg.errors import DataError
+from clotseg.errors import CorruptArtifactError, DataError
 from clotseg.prep.cohorts import Cohorts
-from clotseg.project import Project
-from clotseg.train.checkpoint import run_of
+from clotseg.project import Project, Run
+from clotseg.train.checkpoint import DESCRIPTION, read_description, run_of
 from clotseg.train.records import read_record
 
 NAMED = 5
@@ -51,11 +51,13 @@ class Ancestry:
         trained: whose slices they were fitted to.
         validated: by whose Dice they were chosen.
         forked_from: the checkpoint that they began as, as a path; empty where they began at random.
+        sha256: of its weights.
     """
 
     trained: Seen
     validated: Seen
     forked_from: str = ""
+    sha256: str = ""
 
     def recorded(self) -> dict[str, Any]:
         """As `run.json` keeps it."""
@@ -63,7 +65,7 @@ class Ancestry:
             name: {kind: sorted(values) for kind, values in asdict(getattr(self, name)).items()}
             for name in ("trained", "validated")
         }
-        return {**seen, "forked_from": self.forked_from}
+        return {**seen, "forked_from": self.forked_from, "sha256": self.sha256}
 
 
 def ancestry(project: Project, cohorts: Cohorts, fork: Path | None) -> Ancestry:
@@ -88,7 +90,27 @@ def ancestry(project: Project, cohorts: Cohorts, fork: Path | None) -> Ancestry:
         trained=before.trained | own["Training"],
         validated=before.validated | own["Validation"],
         forked_from=project.shown(fork),
+        sha256=read_description(fork).sha256,
     )
+
+
+def beginning(project: Project, run: Run) -> Path | None:
+    """The folder of the checkpoint that a run began from; None where its weights began at random.
+
+    Raises:
+        CorruptArtifactError: it is not there any more, or holds other weights now.
+    """
+    kept: dict[str, Any] = read_record(run).get("ancestry", {})
+    if not kept.get("forked_from"):
+        return None
+    folder: Path = project.root / kept["forked_from"]
+    if not (folder / DESCRIPTION).is_file() or read_description(folder).sha256 != kept["sha256"]:
+        raise CorruptArtifactError(
+            "the weights that this run began from are gone, and it had kept no state yet",
+            where=folder,
+            fix="begin a new run",
+        )
+    return folder
 
 
 def _seen_in(cohorts: Cohorts, cohort: str) -> Seen:

@@ -4,17 +4,19 @@ A write that is refused is told, and made up for at the next chance: what is wor
 until then, and the last good files stay where they are.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from clotseg import artifact
+from clotseg.dali.augment.parameters import ParameterRecord
 from clotseg.dashboard import TrainingView
 from clotseg.errors import EnvironmentProblem
 from clotseg.prep.slices import channel_count
 from clotseg.project import Run
 from clotseg.train.checkpoint import Description, save_checkpoint
-from clotseg.train.records import EpochRow, write_history
+from clotseg.train.records import EpochRow, append_augmentations, write_history
 from clotseg.train.session import Session
 from clotseg.train.state import Position, thin_out, write_state
 from clotseg.train.tensorboard import Events, Pictures
@@ -78,6 +80,17 @@ class Keeper:
             self.view.message(f"could not save, training goes on: {problem.where}: {problem.what}")
         else:
             self._refusal = None
+
+    def log_augmentations(self, epoch: int, samples: Sequence[tuple[int, ParameterRecord]]) -> None:
+        """Adds samples, each a uid and its parameters, to the log of an epoch."""
+        if self.run is None:
+            return
+        try:
+            append_augmentations(self.run, epoch, samples)
+        except EnvironmentProblem as problem:
+            self.view.message(
+                f"augmentation is not logged, training goes on: {problem.where}: {problem.what}"
+            )
 
     def _write_events(self, row: EpochRow, pictures: Pictures | None) -> None:
         if self._events is None:

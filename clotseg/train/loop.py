@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clotseg.config import Config
+from clotseg.config import Config, load_config
 from clotseg.console import Progress
 from clotseg.dali.feed import Feed, ReplicaBatch
 from clotseg.dali.order import plan_pass, plan_training
 from clotseg.dashboard import TrainingView
 from clotseg.errors import ConfigError, EnvironmentProblem, Interrupted
 from clotseg.project import Project, Run
-from clotseg.train.ancestry import Ancestry, ancestry
+from clotseg.train.ancestry import Ancestry, ancestry, beginning
 from clotseg.train.checkpoint import read_description
 from clotseg.train.devices import Devices, open_devices
 from clotseg.train.keeper import Keeper
@@ -26,7 +26,6 @@ from clotseg.train.nonfinite import require_finite
 from clotseg.train.optimizer import learning_rate
 from clotseg.train.records import (
     EpochRow,
-    append_augmentations,
     open_run,
     read_history,
     read_record,
@@ -76,7 +75,7 @@ def train(
     if resume is not None:
         require_unchanged(project, resume, data)
     begun_from = None if fork is None else find_fork(fork)
-    origin = ancestry(project, data.cohorts, begun_from)
+    origin = None if resume else ancestry(project, data.cohorts, begun_from)
     devices = open_devices(config.runtime)
     if limit.minutes and devices.workers > 1:
         # Each would look at its own clock, and wait for ever for those that end sooner.
@@ -85,12 +84,12 @@ def train(
     position = Position()
     if resume is not None and (folder := newest_state(resume.checkpoints)):
         position = read_state(folder, session.variables)
-    elif begun_from is not None:
+    elif begun_from := beginning(project, resume) if resume else begun_from:
         load_fork(begun_from, session)
     folder_of_run = _open_folder(project, session, resume, devices, origin)
     with suppress(TimeIsUp), folder_of_run as run, _lost_workers(devices):
         if run is not None and resume is not None:
-            trim_augmentations(run, position.epoch, position.step * session.batch_size)
+            trim_augmentations(run, position.epoch, position.step * session.local_batch_size)
         Training(session, view, run, limit).go_on(position, name=run.folder.name if run else "worker")
     return _outcome(project, run) if run else {}
 
@@ -107,6 +106,9 @@ def train_or_reuse(
             progress.say("train", state="reused", run=run.folder.name)
             return _outcome(project, run)
     begun = next((run for run in of_this if newest_state(run.checkpoints)), None)
+    if begun is not None:
+        # What was `auto` has been chosen; the run says what.
+        config = replace(load_config(begun.settings), runtime=config.runtime)
     return train(project, config, view, resume=begun)
 
 
@@ -121,7 +123,7 @@ def _outcome(project: Project, run: Run) -> dict[str, Any]:
 
 @contextmanager
 def _open_folder(
-    project: Project, session: Session, resume: Run | None, devices: Devices, origin: Ancestry
+    project: Project, session: Session, resume: Run | None, devices: Devices, origin: Ancestry | None
 ) -> Iterator[Run | None]:
     """The run's folder, for the one process that writes it."""
     if not devices.chief:
@@ -133,7 +135,7 @@ def _open_folder(
         data = session.data
         keys = {"key": data.key, "asked_key": data.asked_key, "split_key": data.cohorts.key}
         chosen = {choice.setting: choice.reason for choice in data.choices}
-        known = {"chosen": chosen, "ancestry": origin.recorded()}
+        known = {"chosen": chosen, "ancestry": origin.recorded() if origin else {}}
         with open_run(project, data.config, str(devices), known=known, **keys) as run:
             yield run
 
@@ -216,6 +218,7 @@ class Training:
             first_epoch=position.epoch,
             history=position.rows,
             gpus=0 if devices.on_cpu else len(devices.gpus),
+            limit_s=self._limit.left_s,
         )
         with shown, stop_requests(self._tell_stopping) as stop:
             self._keeper.begin(position)
@@ -271,7 +274,7 @@ class Training:
             session.optimizer.learning_rate.assign(rate)
             whole = (position.epoch - 1) * session.steps + number
             told = session.train_step(batches, weights, number=whole, stop=bool(stop))
-            self._log_augmentations(position.epoch, number, batches)
+            self._log_augmentations(position.epoch, number, batches, weights)
             # Reading what a step told waits for it; only then may its batch be let go.
             stops = self._settle(under_way, in_flight)
             in_flight = InFlight(told, batches, uids)
@@ -299,16 +302,22 @@ class Training:
         self._view.step_done(result.loss, self._session.batch_size, under_way.feed.waited_s)
         return result.stops
 
-    def _log_augmentations(self, epoch: int, number: int, batches: list[ReplicaBatch]) -> None:
-        """Writes down how the first samples of an epoch were augmented."""
-        config = self._session.config
-        left = config.runtime.log_augment - number * self._session.batch_size
-        if self._run is None or left <= 0:
+    def _log_augmentations(
+        self, epoch: int, number: int, batches: list[ReplicaBatch], weights: NDArray[np.float32]
+    ) -> None:
+        """Writes down how the first samples that this process has of an epoch were augmented."""
+        left = self._session.config.runtime.log_augment - number * self._session.local_batch_size
+        records = [record for batch in batches for record in batch.parameters]
+        if left <= 0 or not records:
             return
-        uids = [int(uid) for batch in batches for uid in batch.uids][:left]
-        records = [record for batch in batches for record in batch.parameters][:left]
-        if records:
-            append_augmentations(self._run, epoch, uids, records)
+        uids = [int(uid) for batch in batches for uid in batch.uids]
+        # What only fills the last batch up has no weight.
+        counted = [
+            (uid, record)
+            for uid, record, weight in zip(uids, records, weights.ravel(), strict=True)
+            if weight
+        ]
+        self._keeper.log_augmentations(epoch, counted[:left])
 
     def _validate(self, position: Position, stop: StopRequest) -> Position:
         """The position after an epoch, with its row."""

@@ -180,12 +180,14 @@ def write_history(run: Run, rows: Sequence[EpochRow]) -> None:
     artifact.write_file(run.history, text.getvalue().encode())
 
 
-def append_augmentations(
-    run: Run, epoch: int, uids: Sequence[int], parameters: Sequence[ParameterRecord]
-) -> None:
-    """Adds a line of JSON a sample: epoch, uid, and the parameters as `clotseg.dali.replay` takes them."""
+def append_augmentations(run: Run, epoch: int, samples: Sequence[tuple[int, ParameterRecord]]) -> None:
+    """Adds a line of JSON a sample: epoch, uid, and the parameters as `clotseg.dali.replay` takes them.
+
+    Raises:
+        EnvironmentProblem: the disk is full or refuses the write.
+    """
     with artifact.writing(run.augmentations), run.augmentations.open("a", encoding="utf-8") as stream:
-        for uid, record in zip(uids, parameters, strict=True):
+        for uid, record in samples:
             stream.write(json.dumps({"epoch": epoch, "uid": uid, **record}) + "\n")
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from clotseg import artifact
 from clotseg.config import Config, load_config, plain, read_settings
 from clotseg.errors import ConfigError, CorruptArtifactError, DataError
 from clotseg.project import Project, Run
@@ -10,8 +11,12 @@ from clotseg.train.checkpoint import find_checkpoint, load_checkpoint
 from clotseg.train.records import KEY_SECTIONS, read_record
 from clotseg.train.session import Data, Session
 
-SETTINGS = "clotseg.toml"
 SECTIONS = ("slice", *KEY_SECTIONS)
+OTHER_SLICES = "the slices are not those that the run was begun with"
+PUT_BACK = (
+    "put back the cohort, or begin a new run; it may start from these weights with --fork where no patient "
+    "that they have seen is tested now"
+)
 FORK = "put it back, or begin a new run from these weights with --fork"
 
 
@@ -28,16 +33,23 @@ def find_run(project: Project, path: Path) -> Run:
 
 
 def resumed_config(project: Project, run: Run, flags: dict[str, Any]) -> Config:
-    """The settings of a run, with those flags that only say how fast.
+    """The settings of a run, with flags and changes of the project's file that only say how fast.
 
     Raises:
         ConfigError: flags or the project's settings are not those the run was begun with; all are named.
     """
-    kept = load_config(run.relevant / SETTINGS)
-    config = load_config(run.relevant / SETTINGS, flags)
-    changes = differences(kept, config, "the run", "now")
     before, now = read_record(run).get("project_settings", {}), read_settings(project.config_file)
-    for section in SECTIONS:
+    runtime_then = before.get("runtime", {})
+    runtime = {
+        f"runtime.{name}": value
+        for name, value in now.get("runtime", {}).items()
+        if runtime_then.get(name) != value
+    }
+    given = {name: value for name, value in flags.items() if value is not None}
+    kept = load_config(run.settings)
+    config = load_config(run.settings, {**runtime, **given})
+    changes = differences(kept, config, "the run", "now")
+    for section in ("split", *SECTIONS):
         then_section, now_section = before.get(section, {}), now.get(section, {})
         for name in sorted({*then_section, *now_section}):
             was, is_now = then_section.get(name, "not set"), now_section.get(name, "not set")
@@ -63,6 +75,17 @@ def differences(one: Config, other: Config, one_name: str, other_name: str) -> l
     return lines
 
 
+def require_same_split(project: Project, run: Run) -> None:
+    """Refuses to go on with a run where the cohorts are of another split: preparing would put its own back.
+
+    Raises:
+        CorruptArtifactError: they are, or are damaged.
+    """
+    manifest = artifact.read_manifest(project.original)
+    if manifest is not None and manifest["key"] != read_record(run)["split_key"]:
+        raise CorruptArtifactError(OTHER_SLICES, where=project.shown(run.folder), fix=PUT_BACK)
+
+
 def require_unchanged(project: Project, run: Run, data: Data) -> None:
     """Refuses to go on with a run on other settings or slices than it was begun with.
 
@@ -72,17 +95,12 @@ def require_unchanged(project: Project, run: Run, data: Data) -> None:
     """
     if read_record(run)["key"] == data.key:
         return
-    changes = differences(load_config(run.relevant / SETTINGS), data.config, "the run", "now")
+    changes = differences(load_config(run.settings), data.config, "the run", "now")
     if changes:
         raise ConfigError(
             "the settings have changed since the run began", where=run.folder, details=changes, fix=FORK
         )
-    raise CorruptArtifactError(
-        "the slices are not those that the run was begun with",
-        where=project.shown(run.folder),
-        fix="put back the cohort, or begin a new run; it may start from these weights with --fork where no "
-        "patient that they have seen is tested now",
-    )
+    raise CorruptArtifactError(OTHER_SLICES, where=project.shown(run.folder), fix=PUT_BACK)
 
 
 def find_fork(path: Path) -> Path:

@@ -157,6 +157,11 @@ class Session:
         return settled(self.config.train.batch_size)
 
     @property
+    def local_batch_size(self) -> int:
+        """Those of them that this process trains on."""
+        return self.batch_size // self.devices.replicas * len(self.local_replicas)
+
+    @property
     def epochs(self) -> int:
         """After how many the training is done."""
         return settled(self.config.train.epochs)

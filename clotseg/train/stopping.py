@@ -41,6 +41,11 @@ class TimeLimit:
         return min((time.monotonic() - self._started) / (60 * self.minutes), 1.0)
 
     @property
+    def left_s(self) -> float | None:
+        """Seconds that are left, down to 0; None without a limit."""
+        return (1 - self.gone) * 60 * self.minutes if self.minutes else None
+
+    @property
     def over(self) -> bool:
         """Whether the time has passed."""
         return self.gone == 1.0

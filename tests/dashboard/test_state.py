@@ -69,6 +69,18 @@ def test_in_the_first_epoch_time_left_is_guessed_from_its_steps() -> None:
     assert state.seconds_left(230.0) == pytest.approx(2 * 230)
 
 
+def test_a_time_limit_ends_what_has_more_epochs_left() -> None:
+    state = started(epochs=1000, limit_s=60.0)
+    assert state.seconds_left(10.0) == pytest.approx(50), "known before the first step"
+    state.begin_epoch(1, 10, 10.0)
+    state.end_epoch(Row(epoch=1, seconds=20.0))
+    assert state.seconds_left(30.0) == pytest.approx(30)
+    assert state.seconds_left(70.0) == 0
+    short = started(epochs=2, limit_s=600.0)
+    short.end_epoch(Row(epoch=1, seconds=20.0))
+    assert short.seconds_left(20.0) == pytest.approx(20)
+
+
 def test_a_resumed_run_goes_by_its_own_epochs_as_soon_as_it_has_one() -> None:
     state = started(epochs=30, first_epoch=24, history=HISTORY)
     assert state.seconds_left(0.0) == pytest.approx(7 * 200)

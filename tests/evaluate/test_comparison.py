@@ -165,6 +165,14 @@ def test_a_run_can_be_named_in_several_ways(runs, tmp_path, part):
     assert named == compare_runs(Project(tmp_path), *runs, CONFIG)
 
 
+def test_a_checkpoint_of_an_epoch_is_found_where_test_writes_its_results(runs, tmp_path):
+    epoch = "epoch-0021-step-000000"
+    (runs[0] / "Checkpoint_Files" / epoch).mkdir(parents=True)
+    (runs[0] / "Testing" / "Best_Model").rename(runs[0] / "Testing" / epoch)
+    named = compare_runs(Project(tmp_path), runs[0] / "Checkpoint_Files" / epoch, runs[1], CONFIG)
+    assert named["runs"][0].endswith(f"Testing/{epoch}")
+
+
 @pytest.mark.slow
 def test_the_command_prints_a_table_for_people_and_json_for_machines(runs, tmp_path):
     names = [run.relative_to(tmp_path) for run in runs]

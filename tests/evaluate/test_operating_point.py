@@ -20,6 +20,7 @@ from clotseg.evaluate.operating_point import (
     OperatingPoint,
     choose_cut,
     cut_in_force,
+    cuts_after,
     dice_table,
     find_point,
     read_points,
@@ -145,6 +146,17 @@ def test_of_equally_good_cuts_the_one_nearest_a_half_that_removes_least_is_taken
         table[THRESHOLDS.index(threshold), SMALLEST_COMPONENTS.index(smallest)] = 0.9
     at, size = choose_cut(table)
     assert (THRESHOLDS[at], SMALLEST_COMPONENTS[size]) == expected
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.3, 0.71, 1.0, 2.5])
+def test_a_threshold_is_cut_at_where_it_was_chosen_or_not_chosen(temperature: float) -> None:
+    cuts = cuts_after(temperature)
+    possible = ~np.isnan(cuts)
+    assert possible[THRESHOLDS.index(0.5)]
+    assert (np.diff(np.float16(cuts[possible])) > 0).all(), "no two of them are the same cut"
+    odds = np.log(cuts[possible] / (1 - cuts[possible]))
+    chosen = np.array(THRESHOLDS)[possible]
+    np.testing.assert_allclose(odds * temperature, np.log(chosen / (1 - chosen)), atol=1e-3)
 
 
 def test_components_touch_at_corners_and_small_ones_go() -> None:

@@ -86,6 +86,17 @@ def test_mask_and_probability_are_carried_back(run: Run, imported: Project, tmp_
     assert total == pytest.approx(probability.sum() * CASE.voxel_mm3, rel=0.05)
 
 
+def test_a_damaged_sidecar_fails_its_case_alone(run: Run, imported: Project, tmp_path: Path) -> None:
+    write_case(imported, "b", shape=CASE.shape)
+    sidecar = imported.imported / "a" / artifact.MANIFEST
+    sidecar.write_text(sidecar.read_text().replace("sha256", "sha255"))
+    found = predict(
+        settings(), PlainProgress(), checkpoints=[run.best], inputs=[imported.root], out=tmp_path / "out"
+    )
+    assert {case["case"]: case["state"] for case in found["cases"]} == {"a": "failed", "b": "done"}
+    assert str(sidecar) in found["cases"][0]["problem"]
+
+
 def test_a_volume_that_is_not_the_imported_one_is_refused(
     run: Run, imported: Project, tmp_path: Path
 ) -> None:

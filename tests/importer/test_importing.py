@@ -173,6 +173,23 @@ def test_a_case_that_cannot_be_read_is_left_out_and_the_others_are_written(
 
 
 @pytest.mark.slow
+def test_a_case_that_fails_with_other_settings_does_not_stay_on_its_former_grid(
+    made: Path, copied: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(made, tmp_path / "project")
+    (copied.parent / "c1" / "ncct.nii.gz").write_bytes(b"no scan")
+    before = contents(Project(root).imported / "c1")
+    assert states(imported(root, copied)) == {"c1": "failed", "c2": "reused"}
+    assert contents(Project(root).imported / "c1") == before, "made with these settings, it stays"
+    result = imported(root, copied, ImportSettings(spacing_mm=2.0))
+    assert states(result) == {"c1": "failed", "c2": "done"}
+    assert "was taken away" in result["cases"][0]["problem"]
+    assert [case.name for case in survey_cases(Project(root))[0]] == ["c2"]
+    assert "c1" not in Project(root).cases_csv.read_text()
+    assert verify_project(Project(root), PlainProgress())["whole"]
+
+
+@pytest.mark.slow
 def test_swapped_scans_are_found_and_the_page_shows_them(
     copied: Path, phantoms: list[PhantomCase], tmp_path: Path
 ) -> None:

@@ -401,6 +401,23 @@ def test_checkpoints_and_test_results_of_runs_are_held_against_their_digests(pro
     ]
 
 
+def test_predictions_and_exports_in_the_project_are_looked_at_too(project: Project) -> None:
+    made = {}
+    for stage, folder in (("predict", "found/case_a"), ("export", "exported")):
+        place = project.root / folder
+        place.mkdir(parents=True)
+        made[stage] = place / "some.bin"
+        made[stage].write_bytes(b"as it was")
+        outputs = describe_outputs(place, ["some.bin"])
+        write_manifest(place, {"format": 1, "stage": stage, "outputs": outputs})
+    (project.root / "notes").mkdir()
+    (project.root / "notes" / "manifest.json").write_text("[]")
+    assert verify(project) == []
+    for path in made.values():
+        flip(path, 0)
+    assert {file for file, _, _ in verify(project)} == {project.shown(path) for path in made.values()}
+
+
 def test_a_path_means_a_project_or_a_part_of_one(project: Project, tmp_path: Path) -> None:
     assert find_scope(project, None) == (project, None)
     assert find_scope(project, Path(TRAINING)) == (project, (project.root / TRAINING,))

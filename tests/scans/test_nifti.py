@@ -131,6 +131,22 @@ def of_values(values: NDArray[Any], affine: NDArray[Any] | None) -> Callable[[Pa
     return lambda path: nibabel.save(nibabel.Nifti1Image(values, affine), path)
 
 
+def of_header(start: int, content: bytes) -> Callable[[Path], None]:
+    """A volume with other bytes at a place in its header."""
+
+    def write(path: Path) -> None:
+        of_values(np.zeros((4, 4, 4), np.int16), np.eye(4))(path)
+        whole = path.read_bytes()
+        path.write_bytes(whole[:start] + content + whole[start + len(content) :])
+
+    return write
+
+
+COLOURS = np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+DIM, DATATYPE, MAGIC = 40, 70, 344
+"""Where they are in a header, nifti1.h."""
+
+
 @pytest.mark.parametrize(
     ("write", "told"),
     [
@@ -138,8 +154,25 @@ def of_values(values: NDArray[Any], affine: NDArray[Any] | None) -> Callable[[Pa
         (of_values(np.zeros((4, 4, 4, 2), np.int16), np.eye(4)), "one 3-D volume"),
         (lambda path: path.write_bytes(b""), "cannot be read as NIfTI"),
         (lambda path: path.write_bytes(b"no NIfTI at all" * 100), "cannot be read as NIfTI"),
+        (of_values(COLOURS, np.eye(4)), "no single number a voxel"),
+        (of_values(np.zeros((4, 4, 4), np.complex64), np.eye(4)), "no single number a voxel"),
+        (of_header(DATATYPE, b"\x00\x00"), "cannot be read as NIfTI"),
+        (of_header(DATATYPE, b"\x0f\x27"), "cannot be read as NIfTI"),
+        (of_header(DIM, b"\x63\x00"), "cannot be read as NIfTI"),
+        (of_header(MAGIC, b"abcd"), "cannot be read as NIfTI"),
     ],
-    ids=["no orientation", "two times", "empty", "foreign"],
+    ids=[
+        "no orientation",
+        "two times",
+        "empty",
+        "foreign",
+        "colours",
+        "complex",
+        "no type",
+        "unknown type",
+        "99 axes",
+        "no magic",
+    ],
 )
 def test_what_is_no_volume_in_a_patient_is_refused(
     tmp_path: Path, write: Callable[[Path], None], told: str

@@ -47,6 +47,8 @@ def test_masks_and_probabilities_go_back_onto_the_scan(tmp_path: Path) -> None:
 def test_a_volume_that_was_not_imported_has_no_origin(tmp_path: Path) -> None:
     assert read_origin(Project(tmp_path).volumes / "b_CTA_Binary.npy") is None
     assert read_origin(tmp_path / "somewhere" / "else" / "b_CTA_Binary.npy") is None
+    assert read_origin(Path("/b_CTA_Binary.npy")) is None
+    assert read_origin(Path("/data/b_CTA_Binary.npy")) is None
 
 
 def test_a_sidecar_that_lacks_its_grids_is_refused(tmp_path: Path) -> None:

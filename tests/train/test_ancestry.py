@@ -1,17 +1,21 @@
 """Weights that begin as another run's have seen its cases: none of these may be tested or validated on."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from clotseg.config import Config
-from clotseg.errors import DataError
+from clotseg.artifact import FORMAT, write_json
+from clotseg.config import Config, plain
+from clotseg.errors import CorruptArtifactError, DataError
 from clotseg.prep.cohorts import Cohorts, read_cohorts
 from clotseg.project import Project
-from clotseg.train.ancestry import Ancestry, Seen, ancestry
+from clotseg.train.ancestry import Ancestry, Seen, ancestry, beginning
+from clotseg.train.checkpoint import DESCRIPTION, run_of
 from clotseg.train.records import open_run, read_record
 from tests.conftest import copy_of
+from tests.train.conftest import description
 
 
 @pytest.fixture
@@ -32,7 +36,15 @@ def begun(project: Project, cohorts: Cohorts, fork: Path | None = None) -> Path:
     keys = {"key": "key", "asked_key": "asked", "split_key": "split"}
     with open_run(project, Config(), "CPU", known={"ancestry": origin.recorded()}, **keys) as run:
         assert read_record(run)["ancestry"]["forked_from"] == ("" if fork is None else project.shown(fork))
-        return run.best
+        return described(run.best)
+
+
+def described(folder: Path) -> Path:
+    """The folder of a checkpoint, as far as its description goes."""
+    folder.mkdir(parents=True)
+    facts = {**plain(description()), "weights": "some.weights.h5", "sha256": f"{len(str(folder)):064x}"}
+    write_json(folder / DESCRIPTION, {"format": FORMAT, **facts})
+    return folder
 
 
 def test_a_run_of_the_same_split_may_be_gone_on_from(project: Project) -> None:
@@ -105,6 +117,22 @@ def test_another_case_of_a_seen_patient_counts_as_seen(project: Project) -> None
 
 
 def test_weights_without_a_record_are_taken_as_having_seen_nothing(project: Project, tmp_path: Path) -> None:
-    found = ancestry(project, read_cohorts(project), tmp_path / "weights" / "Best_Model")
+    folder = described(tmp_path / "weights" / "Best_Model")
+    found = ancestry(project, read_cohorts(project), folder)
     assert isinstance(found, Ancestry)
-    assert found.forked_from == str(tmp_path / "weights" / "Best_Model")
+    assert found.forked_from == str(folder)
+
+
+def test_a_forked_run_that_kept_no_state_begins_from_the_same_weights_or_not_at_all(project: Project) -> None:
+    cohorts = read_cohorts(project)
+    first = begun(project, cohorts)
+    second = begun(project, cohorts, first)
+    assert beginning(project, run_of(first)) is None
+    assert beginning(project, run_of(second)) == first
+    facts = json.loads((first / DESCRIPTION).read_text())
+    write_json(first / DESCRIPTION, {**facts, "sha256": "f" * 64})
+    with pytest.raises(CorruptArtifactError, match="began from are gone"):
+        beginning(project, run_of(second))
+    (first / DESCRIPTION).unlink()
+    with pytest.raises(CorruptArtifactError, match="began from are gone"):
+        beginning(project, run_of(second))

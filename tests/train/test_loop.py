@@ -20,6 +20,8 @@ from clotseg.config import (
     OfflineConfig,
     RuntimeConfig,
     TrainConfig,
+    load_config,
+    to_toml,
 )
 from clotseg.console import PlainProgress
 from clotseg.dashboard import EpochFacts, PlainTrainingView
@@ -302,11 +304,13 @@ def test_a_run_that_was_stopped_is_gone_on_with(
 ) -> None:
     project = copy_of(trained[0], tmp_path / "project")
     shutil.rmtree(project.trainings)
+    project.config_file.write_text(to_toml(replace(SETTINGS, feed=replace(SETTINGS.feed, size="auto"))))
+    automatic = load_config(project.config_file)
     with pytest.raises(Interrupted):
-        train(project, SETTINGS, Stopping())
+        train(project, automatic, Stopping())
     (stopped,) = project.trainings.iterdir()
     capsys.readouterr()
-    result = train_or_reuse(project, SETTINGS, PlainProgress(), PlainTrainingView())
+    result = train_or_reuse(project, automatic, PlainProgress(), PlainTrainingView())
     assert project.root / result["run"] == stopped
     assert "resumed in epoch 2, step 0" in capsys.readouterr().err
     for one, other in zip(weights_of(project, result), weights_of(*trained), strict=True):

@@ -11,10 +11,11 @@ import pytest
 
 from clotseg.config import load_config
 from clotseg.errors import ConfigError, DataError
+from clotseg.prep.cohorts import read_cohorts
 from clotseg.project import Project, Run
 from clotseg.train.records import runs
 from clotseg.train.resume import find_run, resumed_config
-from tests.conftest import clotseg_command, copy_of, run_clotseg
+from tests.conftest import clotseg_command, contents, copy_of, run_clotseg
 from tests.train.conftest import prepared_project
 
 SETTINGS = """\
@@ -140,17 +141,15 @@ def test_a_deterministic_run_is_on_a_cpu_the_run_that_it_is_anyway(
     assert kept(runs(project)[0])["state"] == never_stopped["state"]
 
 
-KEYS = {"key": "key", "asked_key": "key", "split_key": "split"}
-
-
-def begun(project: Project, **flags: object) -> Run:
+def begun(project: Project, *, key: str = "split", **flags: object) -> Run:
     """A run as it is right after its beginning."""
     from clotseg.train.records import open_run
 
     config = load_config(
         project.config_file, {name.replace("__", "."): value for name, value in flags.items()}
     )
-    with pytest.raises(KeyboardInterrupt), open_run(project, config, "CPU", **KEYS) as run:
+    keys = {"key": "key", "asked_key": "key", "split_key": key}
+    with pytest.raises(KeyboardInterrupt), open_run(project, config, "CPU", **keys) as run:
         raise KeyboardInterrupt
     return run
 
@@ -173,17 +172,50 @@ def test_changed_settings_are_refused_by_name(prepared: Project, tmp_path: Path)
     assert "train.learning_rate: 0.002 in the run, 0.5 now" in str(caught.value)
     assert "network.filters: 4 in the run, 8 now" in str(caught.value)
     assert "--fork" in str(caught.value)
-    project.config_file.write_text(SETTINGS.replace("accumulate = 2\n", "").replace("depth = 2", "depth = 3"))
+    changed = SETTINGS.replace("accumulate = 2\n", "").replace("depth = 2", "depth = 3")
+    project.config_file.write_text(changed + "[split]\nseed = 9\n")
     with pytest.raises(ConfigError) as caught:
         resumed_config(project, run, {})
     assert "train.accumulate in clotseg.toml: 2 when the run began, not set now" in str(caught.value)
     assert "network.depth in clotseg.toml: 2 when the run began, 3 now" in str(caught.value)
+    assert "split.seed in clotseg.toml: not set when the run began, 9 now" in str(caught.value)
+
+
+def test_settings_that_only_say_how_fast_are_taken_from_the_file_where_they_changed(
+    prepared: Project, tmp_path: Path
+) -> None:
+    project = copy_of(prepared, tmp_path / "project")
+    run = begun(project, runtime__threads=2)
+    assert resumed_config(project, run, {}).runtime.threads == 2
+    project.config_file.write_text(SETTINGS + "prefetch = 7\nkeep_checkpoints = 5\nthreads = 3\n")
+    config = resumed_config(project, run, {"runtime.keep_checkpoints": 6, "runtime.gpus": None})
+    assert config.runtime.prefetch == 7
+    assert config.runtime.keep_checkpoints == 6, "a flag counts more than the file"
+    assert config.runtime.threads == 3
+    assert config.runtime.log_augment == 6, "what the file has not changed is the run's"
+
+
+@pytest.mark.slow
+def test_other_cohorts_than_the_run_was_begun_with_are_refused_and_left(
+    prepared: Project, tmp_path: Path
+) -> None:
+    project = copy_of(prepared, tmp_path / "project")
+    run = begun(project, key=read_cohorts(project).key)
+    assert run_clotseg("-C", project.root, "prep", "--seed", 9).returncode == 0
+    before = contents(project.processed)
+    done = run_clotseg("-C", project.root, "train", "--resume", run.folder.name)
+    assert done.returncode == 4
+    assert "the slices are not those that the run was begun with" in done.stderr
+    assert contents(project.processed) == before
+    project.config_file.write_text(SETTINGS + "[split]\nseed = 9\n")
+    done = run_clotseg("-C", project.root, "train", "--resume", run.folder.name)
+    assert done.returncode == 4
 
 
 @pytest.mark.slow
 def test_other_slices_than_the_run_was_begun_with_are_refused(prepared: Project, tmp_path: Path) -> None:
     project = copy_of(prepared, tmp_path / "project")
-    run = begun(project)
+    run = begun(project, key=read_cohorts(project).key)
     done = run_clotseg("-C", project.root, "train", "--resume", run.folder.name)
     assert done.returncode == 4
     assert "the slices are not those that the run was begun with" in done.stderr
