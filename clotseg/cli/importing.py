@@ -55,7 +55,7 @@ def import_(
 ) -> None:
     """Make cases of scans, NIfTI or DICOM: register, crop, resample, and show what was done."""
     root = context.obj.root
-    # The project may not be there yet, and `..` leads nowhere from what is not there.
+    # Resolved, since the project may not be there yet, and `..` leads nowhere from what is not there.
     place = (root / source).resolve()
     config = load(context.obj, {"runtime.workers": workers, "runtime.dask": dask}, print_only=False)
     from clotseg.console import open_progress
@@ -67,8 +67,8 @@ def import_(
         spacing_mm=spacing_mm,
         irregular=irregular.value,
         box_mm=box_mm,
-        atlas=None if atlas is None else root / atlas,
-        atlas_roi=None if atlas_roi is None else root / atlas_roi,
+        atlas=None if atlas is None else (root / atlas).resolve(),
+        atlas_roi=None if atlas_roi is None else (root / atlas_roi).resolve(),
         seed=seed,
     )
     if dry_run:

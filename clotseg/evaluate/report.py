@@ -72,8 +72,11 @@ class ReportContent:
         history: rows of `history.csv`: `epoch`, `loss`, `val_dice`, and `val_loss` where there is one.
         pictures: slices to show, in any order; none is fine.
         strips: of the cases to look through, in the order to show them; none is fine.
+        networks: how many answered, in turn for each of `folds` cross-validation folds or, in one, together.
+        folds: how many test cohorts there were, each with a network of its own.
+        split_file: whether a file said who belongs to which cohort.
         cohort: counts per cohort, such as `{"Training": {"cases": 24, "slices": 576}}`.
-        configuration_toml: the settings of the run.
+        configuration_toml: the settings of the first run.
         provenance: what identifies run, code and data, by name.
         doubt: by case, larger where the network is less sure; None where it was not worked out.
         calibration: `temperature`, `ece_before`, `ece_after`, and `bins_before` and `bins_after`: lists of
@@ -89,6 +92,9 @@ class ReportContent:
     history: Sequence[Mapping[str, Any]] = ()
     pictures: Sequence[Picture] = ()
     strips: Sequence[Strip] = ()
+    networks: int = 1
+    folds: int = 1
+    split_file: bool = False
     cohort: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     configuration_toml: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict)
@@ -153,7 +159,8 @@ def render(content: ReportContent) -> str:
         case_table=case_table(content.scores, anchors=anchors(content.strips), doubt=content.doubt),
         strips=strips_html(content.scores, content.strips),
         groups=_groups(content.summary),
-        cohort=cohort_table(content.cohort),
+        cohort=cohort_table(content.cohort, split_file=content.split_file, folds=content.folds),
+        of_which_run="this run" if content.networks == 1 else f"the first of {content.networks} runs",
         operating_point=_operating_point(content.operating_point),
         configuration=escape(content.configuration_toml),
         provenance=provenance_table(content.provenance),
@@ -168,9 +175,16 @@ def _packaged(name: str) -> str:
 def _statement(content: ReportContent) -> str:
     cases = count(content.summary["cases"], "synthetic case" if content.synthetic else "case")
     patients = count(content.summary["patients"], "patient")
+    if content.folds > 1:
+        whose = f"the {content.networks} networks of a cross-validation"
+        unseen = "each case asked of the network that was neither trained on it nor chosen by it"
+    elif content.networks > 1:
+        whose = f"{content.networks} trained networks together"
+        unseen = "none of which any of them was trained on"
+    else:
+        whose, unseen = "one trained network", "none of which it was trained on"
     return (
-        f"How well the clot masks of one trained network agree with the true masks of {cases} "
-        f"from {patients}, none of which it was trained on."
+        f"How well the clot masks of {whose} agree with the true masks of {cases} from {patients}, {unseen}."
     )
 
 

@@ -115,8 +115,8 @@ def group_table(title: str, groups: Sequence[Mapping[str, Any]]) -> str:
     return f'<div class="scroll">{table}</div>'
 
 
-def cohort_table(cohort: Mapping[str, Mapping[str, Any]]) -> str:
-    """Counts by cohort."""
+def cohort_table(cohort: Mapping[str, Mapping[str, Any]], *, split_file: bool, folds: int) -> str:
+    """Counts by cohort, and how they came about: by a file or at random, once or for each fold."""
     if not cohort:
         return '<p class="muted">No counts were given.</p>'
     columns = list(dict.fromkeys(name for counts in cohort.values() for name in counts))
@@ -129,10 +129,18 @@ def cohort_table(cohort: Mapping[str, Mapping[str, Any]]) -> str:
         + "</tr>"
         for name, counts in cohort.items()
     )
+    shared_out = "as a file said" if split_file else "at random"
+    if folds > 1:
+        used = (
+            f"In each of {folds} folds one part was learnt from, another chose the network, a third is scored"
+        )
+    else:
+        used = (
+            "The training cohort was learnt from, validation chose the network, the testing cohort is scored"
+        )
     return (
-        "<p>Patients were shared out at random, each with all of their cases, so that no patient is in two "
-        "cohorts. The network was fitted to the training cohort, chosen by the validation cohort, and scored "
-        'here on the testing cohort.</p><div class="scroll"><table>'
+        f"<p>Patients were shared out {shared_out}, each with all of their cases, so that none is in two "
+        f'cohorts. {used}.</p><div class="scroll"><table>'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>"
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clotseg import artifact
-from clotseg.config import Config, TestConfig, plain
+from clotseg.config import Config, TestConfig, load_config, plain
 from clotseg.console import Progress
 from clotseg.evaluate.agreement import doubt_and_dice
 from clotseg.evaluate.clot import CLOT_COLUMNS, clot_rows
@@ -32,7 +32,7 @@ from clotseg.prep.cohorts import Cohorts, read_cohorts
 from clotseg.project import Project
 from clotseg.train.checkpoint import run_of
 from clotseg.train.devices import open_devices
-from clotseg.train.records import read_history
+from clotseg.train.records import read_history, read_record
 
 TEST_CODE_VERSION = 2
 METRICS = "metrics.csv"
@@ -237,8 +237,11 @@ def _report_content(
         summary=summary,
         history=read_history(first.run),
         pictures=pictures,
+        networks=sum(len(arm.checkpoints) for arm in subject.arms),
+        folds=len(subject.arms),
+        split_file=bool(load_config(first.run.settings).split.file),
         cohort=_cohort_counts(subject),
-        configuration_toml=(first.run.relevant / "clotseg.toml").read_text(encoding="utf-8"),
+        configuration_toml=first.run.settings.read_text(encoding="utf-8"),
         provenance={
             **_networks(subject),
             "split key": cohorts.key,
@@ -288,8 +291,11 @@ def _networks(subject: Subject) -> dict[str, str]:
         for arm in subject.arms
         for folder, description in zip(arm.checkpoints, arm.descriptions, strict=True)
     ]
+    records = [read_record(run_of(folder)) for _, folder, _ in networks]
+    origins = [record.get("ancestry", {}).get("forked_from") for record in records]
     facts = {
         "run": [run_of(folder).folder.name for _, folder, _ in networks],
+        **({"began from the weights of": [origin or "none" for origin in origins]} if any(origins) else {}),
         "checkpoint": [f"{folder.name}, epoch {description.epoch}" for _, folder, description in networks],
         "weights SHA-256": [description.sha256 for _, _, description in networks],
     }

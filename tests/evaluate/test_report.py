@@ -232,6 +232,43 @@ def test_synthetic_data_is_named_as_such_and_real_data_is_not(scores, page):
 
 
 @pytest.mark.parametrize(
+    ("asked", "said", "unsaid"),
+    [
+        (
+            {},
+            [
+                "one trained network",
+                "none of which it was trained on",
+                "at random",
+                "Configuration of this run",
+            ],
+            "fold",
+        ),
+        (
+            {"networks": 3},
+            [
+                "3 trained networks together",
+                "none of which any of them was trained on",
+                "the first of 3 runs",
+            ],
+            "one trained network",
+        ),
+        (
+            {"networks": 5, "folds": 5},
+            ["5 networks of a cross-validation", "In each of 5 folds", "the first of 5 runs"],
+            "none of which",
+        ),
+        ({"split_file": True}, ["shared out as a file said"], "at random"),
+    ],
+    ids=["one", "ensemble", "folds", "split file"],
+)
+def test_the_report_says_who_was_asked_about_whom(scores, asked, said, unsaid):
+    text = words(render(content(scores, pictures=False, **asked)))
+    assert all(part in text for part in said)
+    assert unsaid not in text
+
+
+@pytest.mark.parametrize(
     "scores",
     [[], [clot_score("h", 0.0, has_clot=False, false_clots=2)], [clot_score("only", 0.0)]],
     ids=["no case", "no clot", "one missed clot"],

@@ -74,7 +74,9 @@ def test_all_cases_are_scored_over_the_folds(crossed: tuple[Project, list[Run]])
     assert [point["run"] for point in result["operating_points"]] == [run.folder.name for run in found]
     assert all((run.best / "operating_point.json").is_file() for run in found)
     assert result["report"].startswith(f"Trainings/{found[0].folder.name}/Testing/Folds-")
+    assert f"the {FOLDS} networks of a cross-validation" in (project.root / result["report"]).read_text()
     alone = score_test_cohort(project, settings(), PlainProgress(), checkpoints=[found[-1].folder])
+    assert "one trained network" in (project.root / alone["report"]).read_text()
     by_fold = {case["case"]: case for case in result["cases"]}
     assert alone["cases"] == [by_fold[case["case"]] for case in alone["cases"]]
 

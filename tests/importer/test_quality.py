@@ -118,17 +118,12 @@ def with_hole(values: Array) -> Array:
     return np.where(np.arange(values.size).reshape(values.shape) == 5000, np.nan, values)
 
 
-def padded(values: Array) -> Array:
-    return np.where(values < -990, -3024, values)
-
-
 SPOILED: list[tuple[str, Callable[[Case], Case], str, str, str]] = [
     ("shifted CTA", lambda case: replace(case, cta=case.cta + 1024), "CTA in HU", "fail", "shifted"),
     ("shifted NCCT", lambda case: replace(case, ncct=case.ncct + 1024), "NCCT in HU", "fail", "shifted"),
     ("scaled to 1", lambda case: replace(case, ncct=case.ncct / 4095.0), "NCCT in HU", "fail", "scaled"),
     ("windowed", lambda case: replace(case, ncct=windowed(case.ncct)), "NCCT in HU", "fail", "scaled"),
     ("no number", lambda case: replace(case, cta=with_hole(case.cta)), "CTA in HU", "fail", "numbers"),
-    ("padding", lambda case: replace(case, cta=padded(case.cta)), "CTA in HU", "warn", "padding"),
     ("swapped", lambda case: replace(case, cta=case.ncct, ncct=case.cta), "modalities", "fail", "swapped"),
     ("two CTAs", lambda case: replace(case, ncct=case.cta), "NCCT has none", "warn", "enhanced"),
     ("two NCCTs", lambda case: replace(case, cta=case.ncct), "CTA has contrast", "fail", "few vessels"),
