@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ batch_size = 6
 {train}
 [runtime]
 gpus = 0
+log_augment = 1000
 """
 ALIKE = SETTINGS.format(
     network='norm = "batch"\nbatch_norm = "synchronised"\ndropout = 0.0',
@@ -56,6 +58,12 @@ def losses_of(run: Run) -> list[float]:
     """Of the epochs; batches count the same."""
     facts = json.loads((run.checkpoints / "epoch-0002-step-000000" / "training.json").read_text())
     return [row["loss"] for row in facts["position"]["rows"]]
+
+
+def logged(run: Run, epoch: int) -> list[int]:
+    """The uids of an epoch whose augmentation was written down."""
+    lines = [json.loads(line) for line in run.augmentations.read_text().splitlines()]
+    return [line["uid"] for line in lines if line["epoch"] == epoch]
 
 
 @pytest.mark.slow
@@ -99,6 +107,12 @@ def test_two_workers_are_two_replicas_bit_for_bit_with_dropout_and_statistics_of
     for name, value in state_of(two).items():
         np.testing.assert_array_equal(state_of(workers)[name], value, err_msg=name)
     assert (two.best / "network.json").read_bytes() == (workers.best / "network.json").read_bytes()
+    samples = json.loads((project.sliced / "Training" / "manifest.json").read_text())["records"]
+    for epoch in (1, 2):
+        of_all, of_first = Counter(logged(two, epoch)), Counter(logged(workers, epoch))
+        assert of_all.total() == samples, "what fills the last batch up is not logged"
+        assert of_first < of_all
+        assert samples / 2 <= of_first.total() < samples / 2 + 3
     one = trained(project, "train")
     assert losses_of(one) != pytest.approx(losses_of(two), rel=1e-5), "local statistics are another training"
 
