@@ -20,8 +20,8 @@ from typing import IO
 
 from clotseg.train.cluster import VARIABLE
 
-GRACE_S = 10.0
-"""How long the others may take to end by themselves once one has failed."""
+GRACE_S = 30.0
+"""How long the others may take to end by themselves once one has failed: TensorFlow tells them after some 12 s."""
 POLL_S = 0.1
 SHOWN_LINES = 20
 
@@ -50,12 +50,13 @@ def launch(command: Sequence[str], workers: int) -> int:
             )
             for worker in range(workers)
         ]
+        asked: list[int] = []
         before = {
-            number: signal.signal(number, _passing_on(processes))
+            number: signal.signal(number, _passing_on(processes, asked))
             for number in (signal.SIGINT, signal.SIGTERM)
         }
         try:
-            failed = _wait(processes)
+            failed = _wait(processes, asked)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -84,22 +85,30 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def _passing_on(processes: Sequence["subprocess.Popen[bytes]"]) -> Callable[[int, FrameType | None], None]:
+def _passing_on(
+    processes: Sequence["subprocess.Popen[bytes]"], asked: list[int]
+) -> Callable[[int, FrameType | None], None]:
+    """A handler that notes a signal and sends it to all."""
+
     def pass_on(number: int, _frame: FrameType | None) -> None:
+        asked.append(number)
         for process in processes:
             process.send_signal(number)
 
     return pass_on
 
 
-def _wait(processes: Sequence["subprocess.Popen[bytes]"]) -> int | None:
-    """Waits until all have ended, or one has failed and the rest had their time; gives the first to fail."""
+def _wait(processes: Sequence["subprocess.Popen[bytes]"], asked: Sequence[int]) -> int | None:
+    """Waits until all have ended, or one has failed and the rest had their time; gives the first to fail.
+
+    Processes that were `asked` to stop, by a signal, have all the time they need: the first writes a state.
+    """
     failed, since = None, 0.0
-    while any(process.poll() is None for process in processes):
-        bad = [number for number, process in enumerate(processes) if process.returncode]
+    while None in (codes := [process.poll() for process in processes]):
+        bad = [number for number, code in enumerate(codes) if code]
         if bad and failed is None:
             failed, since = bad[0], time.monotonic()
-        if failed is not None and time.monotonic() - since > GRACE_S:
+        if failed is not None and not asked and time.monotonic() - since > GRACE_S:
             return failed
         time.sleep(POLL_S)
     return (
