@@ -21,7 +21,7 @@ from typing import IO
 from clotseg.train.cluster import VARIABLE
 
 GRACE_S = 30.0
-"""How long the others may take to end by themselves once one has failed: TensorFlow tells them after some 12 s."""
+"""How long the others may take to end by themselves once one has failed; TensorFlow needs some 12 s."""
 POLL_S = 0.1
 SHOWN_LINES = 20
 
