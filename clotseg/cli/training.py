@@ -101,7 +101,7 @@ def train(
     from clotseg.results import train_table
 
     progress = open_progress()
-    _prepare(project, config, progress, split=split, slicing=slicing, augment=augment, verify=verify)
+    _prepare(project, config, progress, run, split=split, slicing=slicing, augment=augment, verify=verify)
     from clotseg.train.loop import train as run_training
 
     begin = None if fork is None else project.root / fork
@@ -114,22 +114,24 @@ def _prepare(
     project: Project,
     config: Any,
     progress: Any,
+    run: Any,
     *,
     split: Switch,
     slicing: Switch,
     augment: Switch | None,
     verify: Level,
 ) -> None:
-    """Makes what is missing, and verifies what is there."""
+    """Makes what is missing, of the very cases that a run to go on with had; verifies what is there."""
     from clotseg.prep.stages import run_prep
     from clotseg.prep.verify import require_whole, verify_project
     from clotseg.train.cluster import find_place
+    from clotseg.train.records import read_record
 
     offline = augment or (Switch.auto if config.train.source == "augmented" else Switch.off)
     switches: dict[str, Any] = {"split": split.value, "slicing": slicing.value, "augment": offline.value}
     # Several workers would prepare the same thing at once: they take what is there.
     if set(switches.values()) != {"off"} and find_place() is None:
-        run_prep(project, config, progress, **switches)
+        run_prep(project, config, progress, **switches, split_key=run and read_record(run)["split_key"])
     require_whole(verify_project(project, progress, level=verify.value, below=(project.processed,)))
 
 

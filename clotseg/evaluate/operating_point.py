@@ -192,8 +192,9 @@ def choose(
     calibration = calibrate(counts)
     table = np.mean(tables, axis=0)
     cuts = cuts_after(calibration.temperature)
-    table[np.isnan(cuts)] = -1
-    at, size = choose_cut(table[:, : sizes_allowed(clots)]) if any(clots) else (THRESHOLDS.index(0.5), 0)
+    at, size = THRESHOLDS.index(0.5), 0
+    if any(clots):
+        at, size = choose_cut(table[:, : sizes_allowed(clots)], cuts)
     return OperatingPoint(
         code_version=CODE_VERSION,
         weights=tuple(weights),
@@ -229,7 +230,7 @@ def sizes_allowed(clots: Sequence[int]) -> int:
     return sum(size <= smallest / 4 for size in SMALLEST_COMPONENTS)
 
 
-def choose_cut(table: NDArray[np.float64]) -> tuple[int, int]:
+def choose_cut(table: NDArray[np.float64], cuts: NDArray[np.float32]) -> tuple[int, int]:
     """Where the mean Dice of the validation volumes is highest.
 
     Of cuts that are equally good, the threshold nearest to a half is taken, of two as near the lower, and of
@@ -237,10 +238,12 @@ def choose_cut(table: NDArray[np.float64]) -> tuple[int, int]:
 
     Args:
         table: float64 [threshold, smallest component], means of `dice_table`.
+        cuts: of each threshold, see `cuts_after`; where it is NaN the threshold is not taken.
 
     Returns:
         Index of the threshold in `THRESHOLDS`, and of the size in `SMALLEST_COMPONENTS`.
     """
+    table = np.where(np.isnan(cuts)[:, None], -1, table)
     best = [tuple(map(int, place)) for place in np.argwhere(table >= table.max() - 1e-9)]
     at, size = min(best, key=lambda place: (abs(THRESHOLDS[place[0]] - 0.5), *place))
     return at, size

@@ -167,7 +167,8 @@ def import_case(
     except DataError as error:
         fix = f" ({error.fix})" if error.fix else ""
         problem = "; ".join([error.what, *error.details]) + fix
-        if published.withdraw(project, entry.case, unless=_asked(entry, settings)):
+        made_with = {"config": _config(settings), **of_atlas}
+        if published.withdraw(project, entry.case, unless=artifact.as_json(made_with)):
             problem += "; what an import with other settings had made of it was taken away"
         told: dict[str, Any] = {"state": "failed", "verdict": None, "notices": [], "problem": problem}
     else:
@@ -186,9 +187,9 @@ def _imported(
 ) -> tuple[dict[str, Any], str]:
     """A case's sidecar, and whether it was `done` or `reused`."""
     inputs = {**_digests(_sources(entry)), **of_atlas}
-    asked = _asked(entry, settings)
-    asked_values = [asked["config"], {name: asked[name] for name in ("patient", "site")}]
-    key = artifact.stage_key("import", IMPORT_CODE_VERSION, artifact.as_json(asked_values), inputs)
+    config = _config(settings)
+    about = {"patient": entry.patient, "site": entry.site}
+    key = artifact.stage_key("import", IMPORT_CODE_VERSION, artifact.as_json([config, about]), inputs)
     state = "reused" if published.is_done(project, entry.case, key) else "done"
     if state == "done":
         case = build_case(entry, settings)
@@ -197,18 +198,18 @@ def _imported(
             "stage": "import",
             "code_version": IMPORT_CODE_VERSION,
             "key": key,
+            "config": config,
             "inputs": inputs,
-            **asked,
+            **about,
             **_found(case),
         }
         published.publish_case(project, entry.case, case, draw_case(case), facts)
     return artifact.require_manifest(project.imported / entry.case, fix="run `clotseg import`"), state
 
 
-def _asked(entry: Entry, settings: ImportSettings) -> dict[str, Any]:
-    """What a sidecar says was asked for, beside the digests of the sources."""
-    config = {name: value for name, value in asdict(settings).items() if name not in ("atlas", "atlas_roi")}
-    return {"config": config, "patient": entry.patient, "site": entry.site}
+def _config(settings: ImportSettings) -> dict[str, Any]:
+    """The settings as a sidecar carries them; of the atlas it has the digests, among its inputs."""
+    return {name: value for name, value in asdict(settings).items() if name not in ("atlas", "atlas_roi")}
 
 
 def _found(case: BuiltCase) -> dict[str, Any]:

@@ -98,10 +98,14 @@ def publish_case(
 
 
 def withdraw(project: Project, name: str, *, unless: Mapping[str, Any]) -> bool:
-    """Takes a case out of the project, unless its sidecar says the same as `unless`.
+    """Takes a case out of the project that was made with other settings, and so lies on another grid.
 
-    What was made with other settings lies on another grid than the rest; what was made with these stays,
-    though its scans cannot be read today.
+    What was made with these settings stays, though its scans cannot be read today.
+
+    Args:
+        project: where.
+        name: of the case.
+        unless: the settings, `config` as a sidecar carries it, and the digests of the atlas, by name.
 
     Returns:
         Whether there was something to take out.
@@ -111,12 +115,14 @@ def withdraw(project: Project, name: str, *, unless: Mapping[str, Any]) -> bool:
     """
     folder, volumes = project.imported / name, volume_files(project, name)
     sidecar = read_sidecar(project, name)
-    same = sidecar is not None and {key: sidecar.get(key) for key in unless} == artifact.as_json(dict(unless))
-    if same or not any(path.exists() for path in volumes):
+    said = {} if sidecar is None else {**sidecar.get("inputs", {}), "config": sidecar.get("config")}
+    if {key: said.get(key) for key in unless} == dict(unless) or not any(path.exists() for path in volumes):
         return False
     with artifact.writing(folder):
         for path in (folder / artifact.MANIFEST, *volumes, folder / PICTURE):
             path.unlink(missing_ok=True)
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
     return True
 
 

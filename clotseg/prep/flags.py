@@ -5,10 +5,11 @@ flags of the last `prep` hold; one without flags lets none hold.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from clotseg import artifact
-from clotseg.config import read_settings
+from clotseg.config import load_config, read_settings
 from clotseg.errors import ConfigError, CorruptArtifactError
 from clotseg.project import Project
 
@@ -31,7 +32,11 @@ def remember(project: Project, flags: Mapping[str, Any]) -> None:
     if not flags:
         with artifact.writing(project.prep_flags):
             project.prep_flags.unlink(missing_ok=True)
-    elif not project.prep_flags.exists() or _read(project) != flags:
+        return
+    kept = None
+    with suppress(CorruptArtifactError):
+        kept = _read(project) if project.prep_flags.exists() else None
+    if kept != flags:
         artifact.write_json(project.prep_flags, {"format": artifact.FORMAT, "flags": dict(flags)})
 
 
@@ -51,9 +56,14 @@ def recall(project: Project) -> dict[str, Any]:
         said = in_file.get(section, {}).get(key, value)
         if said != value:
             conflicts.append(f"{name}: {said} in the file, {value} by the flag")
+    load_config(project.config_file)  # What is wrong with the file alone is told as such.
+    try:
+        load_config(project.config_file, flags)
+    except ConfigError as error:
+        conflicts += error.details or (error.what,)
     if conflicts:
         raise ConfigError(
-            "the flags that `clotseg prep` was last given say something else than the file",
+            "the flags that `clotseg prep` was last given do not go with the file",
             where=project.config_file,
             details=conflicts,
             fix="run `clotseg prep` to go by the file, or write there what the flags said",

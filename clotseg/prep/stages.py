@@ -50,6 +50,7 @@ def run_prep(
     slicing: Switch = "auto",
     augment: Switch = "off",
     flags: Mapping[str, Any] | None = None,
+    split_key: str | None = None,
 ) -> dict[str, Any]:
     """Runs the stages that are not there yet.
 
@@ -60,6 +61,7 @@ def run_prep(
         split, slicing: whether a stage reuses or makes, makes again, or takes what is there.
         augment: the same of the offline augmentation; nothing needs it, so `off` asks for nothing.
         flags: those that the settings hold, to be remembered, see `clotseg.prep.flags`; None leaves what is.
+        split_key: that the split must come out with, as for a run that is gone on with; None for any.
 
     Returns:
         `{"stages": {"split": …, "slice": …}, "cohorts": {cohort: {"cases", "slices", "shards"}}}`, and the
@@ -68,7 +70,7 @@ def run_prep(
     Raises:
         ConfigError: a transform is on that cannot be done offline.
         DataError: cases cannot be used, or a cohort would be empty; nothing was written.
-        CorruptArtifactError: a stage is off and its output is missing.
+        CorruptArtifactError: a stage is off and its output is missing, or the split would be another one.
         EnvironmentProblem: the disk refuses, a worker dies, or another prep runs here.
     """
     published = (project.original, project.sliced, project.augmented)
@@ -82,6 +84,12 @@ def run_prep(
     plans = [plan for plan in (work.plan, slice_plan, augment_plan) if plan is not None]
     for plan in plans:
         plan.require()
+    if split_key is not None and work.key != split_key:
+        raise CorruptArtifactError(
+            "cases, volumes, cases.csv or the split file are not those that the run was begun with",
+            where=project.root,
+            fix="put them back; `clotseg prep --dry-run` says what changed",
+        )
     if any(plan.action == "make" for plan in plans) or (work.inputs is not None and work.inputs.changed):
         with _lock(project, progress):
             if flags is not None:

@@ -5,9 +5,9 @@ takes every digest and reads every record. Counts are held against what the mani
 shapes of volumes, since a cohort may have been sliced in part.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -191,19 +191,26 @@ def _artifacts(project: Project, below: tuple[Path, ...] | None) -> Iterator[Pat
         checkpoints = (run.best, *sorted(run.checkpoints.glob("epoch-*/")))
         places += [place for place in checkpoints if _is_checkpoint(place)]
         places += sorted(run.testing("").glob("[!.]*/"))
-    places += sorted(_handed_out(project))
+    if below is None or not all(top.is_relative_to(project.processed) for top in below):
+        places += sorted(set(_handed_out(project)) - set(places))
     for place in places:
         if below is None or any(place.is_relative_to(top) or top.is_relative_to(place) for top in below):
             yield place
 
 
 def _handed_out(project: Project) -> Iterator[Path]:
-    """Predictions and exports, which lie where the user wanted them in the project."""
-    for depth in ("[!.]*/", "[!.]*/[!.]*/"):
-        for path in project.root.glob(depth + artifact.MANIFEST):
-            with suppress(CorruptArtifactError, AttributeError):
-                if artifact.read_json(path).get("stage") in ("predict", "export"):
-                    yield path.parent
+    """Predictions and exports, which lie where the user wanted them in the project; damaged ones, too."""
+    others = {project.volumes.parent, project.masks.parent, project.processed}
+    for folder, below, files in os.walk(project.root):
+        below[:] = [name for name in below if not name.startswith(".") and Path(folder, name) not in others]
+        if artifact.MANIFEST in files:
+            try:
+                manifest = artifact.read_json(Path(folder, artifact.MANIFEST))
+            except CorruptArtifactError:
+                yield Path(folder)
+            else:
+                if isinstance(manifest, dict) and manifest.get("stage") in ("predict", "export"):
+                    yield Path(folder)
 
 
 def _verify_folder(check: _Check, folder: Path) -> None:

@@ -126,7 +126,7 @@ def _recorded(project: Project, folder: Path) -> Ancestry:
     run = run_of(folder)
     if not run.record.is_file():
         return Ancestry(trained=Seen(), validated=Seen())
-    here = run.folder.parent == project.trainings
+    here = run.folder.resolve().parent == project.trainings.resolve()
     kept: dict[str, Any] = read_record(run).get("ancestry", {})
 
     def seen(name: str) -> Seen:

@@ -102,13 +102,14 @@ def _wait(processes: Sequence["subprocess.Popen[bytes]"], asked: Sequence[int]) 
     """Waits until all have ended, or one has failed and the rest had their time; gives the first to fail.
 
     Processes that were `asked` to stop, by a signal, have all the time they need: the first writes a state.
+    With a second signal they have no more than after a failure.
     """
     failed, since = None, 0.0
     while None in (codes := [process.poll() for process in processes]):
         bad = [number for number, code in enumerate(codes) if code]
         if bad and failed is None:
             failed, since = bad[0], time.monotonic()
-        if failed is not None and not asked and time.monotonic() - since > GRACE_S:
+        if failed is not None and len(asked) != 1 and time.monotonic() - since > GRACE_S:
             return failed
         time.sleep(POLL_S)
     return (

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from clotseg import artifact
-from clotseg.config import Config, load_config, plain, read_settings
+from clotseg.config import Config, RuntimeConfig, load_config, plain, read_settings
 from clotseg.errors import ConfigError, CorruptArtifactError, DataError
 from clotseg.project import Project, Run
 from clotseg.train.checkpoint import find_checkpoint, load_checkpoint
@@ -39,11 +39,15 @@ def resumed_config(project: Project, run: Run, flags: dict[str, Any]) -> Config:
         ConfigError: flags or the project's settings are not those the run was begun with; all are named.
     """
     before, now = read_record(run).get("project_settings", {}), read_settings(project.config_file)
-    runtime_then = before.get("runtime", {})
+    then_runtime, now_runtime, defaults = (
+        before.get("runtime", {}),
+        now.get("runtime", {}),
+        plain(RuntimeConfig()),
+    )
     runtime = {
-        f"runtime.{name}": value
-        for name, value in now.get("runtime", {}).items()
-        if runtime_then.get(name) != value
+        f"runtime.{name}": now_runtime.get(name, defaults[name])
+        for name in {*then_runtime, *now_runtime}
+        if then_runtime.get(name) != now_runtime.get(name)
     }
     given = {name: value for name, value in flags.items() if value is not None}
     kept = load_config(run.settings)
@@ -53,7 +57,8 @@ def resumed_config(project: Project, run: Run, flags: dict[str, Any]) -> Config:
         then_section, now_section = before.get(section, {}), now.get(section, {})
         for name in sorted({*then_section, *now_section}):
             was, is_now = then_section.get(name, "not set"), now_section.get(name, "not set")
-            if was != is_now:
+            # What a flag said is often written down later.
+            if was != is_now and is_now != plain(getattr(kept, section))[name]:
                 changes.append(f"{section}.{name} in clotseg.toml: {was} when the run began, {is_now} now")
     if changes:
         raise ConfigError(

@@ -144,7 +144,7 @@ def test_of_equally_good_cuts_the_one_nearest_a_half_that_removes_least_is_taken
     table = np.full((len(THRESHOLDS), len(SMALLEST_COMPONENTS)), 0.2)
     for threshold, smallest in best:
         table[THRESHOLDS.index(threshold), SMALLEST_COMPONENTS.index(smallest)] = 0.9
-    at, size = choose_cut(table)
+    at, size = choose_cut(table, cuts_after(1.0))
     assert (THRESHOLDS[at], SMALLEST_COMPONENTS[size]) == expected
 
 
@@ -157,6 +157,10 @@ def test_a_threshold_is_cut_at_where_it_was_chosen_or_not_chosen(temperature: fl
     odds = np.log(cuts[possible] / (1 - cuts[possible]))
     chosen = np.array(THRESHOLDS)[possible]
     np.testing.assert_allclose(odds * temperature, np.log(chosen / (1 - chosen)), atol=1e-3)
+    # The more extreme, the better: the most extreme that can be cut at is taken.
+    extreme = np.abs(np.array(THRESHOLDS) - 0.5)[:, None]
+    at, _ = choose_cut(extreme, cuts)
+    assert extreme[at] == extreme[possible].max()
 
 
 def test_components_touch_at_corners_and_small_ones_go() -> None:
@@ -309,6 +313,6 @@ def test_the_chosen_cut_finds_a_clot_that_the_network_is_unsure_of(tmp_path: Pat
     write_case(project, "case")
     truth = np.load(project.masks / "case_seg_corrected_binary.npy")
     probability = np.where(truth, np.float16(0.2), np.float16(0.02))
-    at, size = choose_cut(dice_table(probability, truth))
+    at, size = choose_cut(dice_table(probability, truth), cuts_after(1.0))
     assert dice_table(probability, truth)[at, size] == 1.0
     assert 0.02 < THRESHOLDS[at] <= 0.2

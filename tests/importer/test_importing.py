@@ -16,6 +16,7 @@ from clotseg.config import RuntimeConfig
 from clotseg.console import PlainProgress
 from clotseg.errors import ConfigError, DataError
 from clotseg.importer.importing import plan_import, require_all, run_import
+from clotseg.importer.published import withdraw
 from clotseg.importer.settings import ImportSettings
 from clotseg.phantom.case import PhantomCase
 from clotseg.prep.cases import check_case, survey_cases
@@ -181,11 +182,22 @@ def test_a_case_that_fails_with_other_settings_does_not_stay_on_its_former_grid(
     before = contents(Project(root).imported / "c1")
     assert states(imported(root, copied)) == {"c1": "failed", "c2": "reused"}
     assert contents(Project(root).imported / "c1") == before, "made with these settings, it stays"
+    table = copied.read_text()
+    copied.write_text(table.replace("c1,p1,north", "c1,p1,south"))
+    assert states(imported(root, copied)) == {"c1": "failed", "c2": "reused"}
+    assert contents(Project(root).imported / "c1") == before, "whose it is says nothing of its grid"
+    copied.write_text(table)
     result = imported(root, copied, ImportSettings(spacing_mm=2.0))
     assert states(result) == {"c1": "failed", "c2": "done"}
     assert "was taken away" in result["cases"][0]["problem"]
     assert [case.name for case in survey_cases(Project(root))[0]] == ["c2"]
     assert "c1" not in Project(root).cases_csv.read_text()
+    same = {"config": sidecar(root, "c2")["config"], "atlas": None, "atlas_roi": None}
+    assert not withdraw(Project(root), "c2", unless=same)
+    assert verify_project(Project(root), PlainProgress())["whole"]
+    assert withdraw(Project(root), "c2", unless={**same, "atlas_roi": "0" * 64}), (
+        "another region, another grid"
+    )
     assert verify_project(Project(root), PlainProgress())["whole"]
 
 

@@ -63,11 +63,18 @@ def test_a_file_that_says_something_else_than_the_flags_is_refused(cohort: Proje
     cohort.config_file.write_text("[slice]\ncontext = 1\n[split]\nval_perc = 0.25\n")
     assert recall(cohort) == FLAGS, "what says the same, or of something else, is no conflict"
     cohort.config_file.write_text("[slice]\ncontext = 2\n[split]\nfolds = 3\n")
-    with pytest.raises(ConfigError, match="say something else") as caught:
+    with pytest.raises(ConfigError, match="do not go with the file") as caught:
         recall(cohort)
     assert "slice.context: 2 in the file, 1 by the flag" in str(caught.value)
     assert "split.folds: 3 in the file, 2 by the flag" in str(caught.value)
     assert "run `clotseg prep`" in str(caught.value)
+    cohort.config_file.write_text('[split]\nfile = "split.json"\n')
+    with pytest.raises(ConfigError, match="do not go with the file") as caught:
+        recall(cohort)
+    assert "split.file" in str(caught.value)
+    cohort.config_file.write_text("[split]\nval_perc = 7\n")
+    with pytest.raises(ConfigError, match="some settings cannot be used"):
+        recall(cohort)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"flags": {"train.epochs": 3}}', '{"flags": 3}'])
@@ -76,6 +83,8 @@ def test_damaged_flags_are_told(cohort: Project, content: str) -> None:
     cohort.prep_flags.write_text(content)
     with pytest.raises(CorruptArtifactError, match=str(cohort.prep_flags)):
         recall(cohort)
+    prepared(cohort, FLAGS)
+    assert recall(cohort) == FLAGS, "the next prep mends it"
 
 
 @pytest.mark.slow

@@ -403,7 +403,7 @@ def test_checkpoints_and_test_results_of_runs_are_held_against_their_digests(pro
 
 def test_predictions_and_exports_in_the_project_are_looked_at_too(project: Project) -> None:
     made = {}
-    for stage, folder in (("predict", "found/case_a"), ("export", "exported")):
+    for stage, folder in (("predict", "found/of/case_a"), ("export", "Trainings/run/exported")):
         place = project.root / folder
         place.mkdir(parents=True)
         made[stage] = place / "some.bin"
@@ -416,6 +416,9 @@ def test_predictions_and_exports_in_the_project_are_looked_at_too(project: Proje
     for path in made.values():
         flip(path, 0)
     assert {file for file, _, _ in verify(project)} == {project.shown(path) for path in made.values()}
+    cut_off = made["predict"].with_name("manifest.json")
+    cut_off.write_text(cut_off.read_text()[:20])
+    assert project.shown(cut_off) in {file for file, _, _ in verify(project)}
 
 
 def test_a_path_means_a_project_or_a_part_of_one(project: Project, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from clotseg.prep.cohorts import read_cohorts
 from clotseg.project import Project, Run
 from clotseg.train.records import runs
 from clotseg.train.resume import find_run, resumed_config
-from tests.conftest import clotseg_command, contents, copy_of, run_clotseg
+from tests.conftest import clotseg_command, contents, copy_of, run_clotseg, write_case
 from tests.train.conftest import prepared_project
 
 SETTINGS = """\
@@ -187,12 +187,26 @@ def test_settings_that_only_say_how_fast_are_taken_from_the_file_where_they_chan
     project = copy_of(prepared, tmp_path / "project")
     run = begun(project, runtime__threads=2)
     assert resumed_config(project, run, {}).runtime.threads == 2
-    project.config_file.write_text(SETTINGS + "prefetch = 7\nkeep_checkpoints = 5\nthreads = 3\n")
+    changed = SETTINGS.replace("log_augment = 6\n", "")
+    project.config_file.write_text(changed + "prefetch = 7\nkeep_checkpoints = 5\nthreads = 3\n")
     config = resumed_config(project, run, {"runtime.keep_checkpoints": 6, "runtime.gpus": None})
     assert config.runtime.prefetch == 7
     assert config.runtime.keep_checkpoints == 6, "a flag counts more than the file"
     assert config.runtime.threads == 3
-    assert config.runtime.log_augment == 6, "what the file has not changed is the run's"
+    assert config.runtime.log_augment == 0, "what was taken out of the file is as by default"
+    assert config.runtime.gpus == 0, "what the file has not changed is the run's"
+
+
+def test_a_setting_that_a_flag_gave_may_be_written_down_later(prepared: Project, tmp_path: Path) -> None:
+    project = copy_of(prepared, tmp_path / "project")
+    run = begun(project, split__seed=9, slice__context=0, train__epochs=9)
+    project.config_file.write_text(
+        SETTINGS.replace("epochs = 4", "epochs = 9") + "[split]\nseed = 9\nstratify = []\n"
+    )
+    assert resumed_config(project, run, {}).split.seed == 9
+    project.config_file.write_text(SETTINGS + "[split]\nseed = 8\n")
+    with pytest.raises(ConfigError, match=r"split\.seed in clotseg\.toml: not set when the run began, 8 now"):
+        resumed_config(project, run, {})
 
 
 @pytest.mark.slow
@@ -207,9 +221,20 @@ def test_other_cohorts_than_the_run_was_begun_with_are_refused_and_left(
     assert done.returncode == 4
     assert "the slices are not those that the run was begun with" in done.stderr
     assert contents(project.processed) == before
-    project.config_file.write_text(SETTINGS + "[split]\nseed = 9\n")
+
+
+@pytest.mark.slow
+def test_cases_that_changed_since_a_run_was_begun_are_refused_before_anything_is_made_of_them(
+    prepared: Project, tmp_path: Path
+) -> None:
+    project = copy_of(prepared, tmp_path / "project")
+    run = begun(project, key=read_cohorts(project).key)
+    write_case(project, "new", shape=(32, 32, 6))
+    before = contents(project.original), contents(project.sliced)
     done = run_clotseg("-C", project.root, "train", "--resume", run.folder.name)
     assert done.returncode == 4
+    assert "not those that the run was begun with" in done.stderr
+    assert (contents(project.original), contents(project.sliced)) == before
 
 
 @pytest.mark.slow
