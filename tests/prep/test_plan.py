@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from clotseg.config import Config, FeedConfig, RuntimeConfig, SliceConfig
 from clotseg.console import PlainProgress
 from clotseg.prep.stages import plan_prep, run_prep
 from clotseg.project import Project
-from tests.conftest import modified_times, write_case, write_cases_csv, write_cohort
+from tests.conftest import modified_times, start_python, write_case, write_cases_csv, write_cohort
 
 CONFIG = Config(slice=SliceConfig(slices_per_shard=8), feed=FeedConfig(size=32))
 LATER = "Processed/Original changed"
@@ -167,12 +166,28 @@ def test_a_training_cohort_without_clot_is_refused_where_only_clot_is_wanted(tmp
     assert not project.processed.exists()
 
 
-@pytest.mark.slow
-def test_nothing_to_do_for_a_thousand_cases_takes_less_than_a_second(tmp_path: Path) -> None:
-    project = write_cohort(tmp_path / "project", 1000, shape=(2, 2, 1))
-    run_prep(project, CONFIG, PlainProgress())
-    started = time.perf_counter()
-    result = run_prep(project, CONFIG, PlainProgress())
-    seconds = time.perf_counter() - started
-    assert result["stages"] == {"split": "reused", "slice": "reused"}
-    assert seconds < 1
+# Prepares a project and tells which volumes were opened for it.
+WATCHED = """
+import sys
+from pathlib import Path
+from clotseg.config import load_config
+from clotseg.console import PlainProgress
+from clotseg.prep.stages import run_prep
+from clotseg.project import Project
+
+project, opened = Project(Path(sys.argv[1])), set()
+sys.addaudithook(lambda event, arguments: event == "open" and opened.add(str(arguments[0])))
+run_prep(project, load_config(project.config_file), PlainProgress())
+print(len([name for name in opened if name.endswith(".npy")]))
+"""
+
+
+def test_where_there_is_nothing_to_do_no_volume_is_opened(cohort: Project) -> None:
+    opened = []
+    for _ in range(2):
+        process = start_python(WATCHED, cohort.root)
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == 0
+        opened.append(int(said))
+    assert opened[0] >= 30, "CTA, NCCT and mask of ten cases"
+    assert opened[1] == 0
