@@ -144,12 +144,11 @@ def _training_config(
 
         return load(project, {**recall(project), **flags}, print_only=print_only), None
     from clotseg.errors import ConfigError
-    from clotseg.train.resume import find_run, require_same_split, resumed_config
+    from clotseg.train.resume import find_run, resumed_config
 
     if fork is not None:
         raise ConfigError("goes on with a run, --fork begins another: give one of them", where="--resume")
     run = find_run(project, project.root / resume)
-    require_same_split(project, run)
     config = resumed_config(project, run, flags)
     return shown(config, print_only=print_only), run
 

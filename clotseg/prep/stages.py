@@ -5,7 +5,7 @@ before every case was checked, and the bytes do not depend on who makes them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -73,43 +73,52 @@ def run_prep(
         CorruptArtifactError: a stage is off and its output is missing, or the split would be another one.
         EnvironmentProblem: the disk refuses, a worker dies, or another prep runs here.
     """
-    published = (project.original, project.sliced, project.augmented)
-    if any(artifact.interrupted(folder) for folder in published):
-        with _lock(project, progress):
-            for folder in published:
-                artifact.recover(folder)
+    _recover(project, progress)
     work = _plan_split(project, config, progress, split)
     slice_plan = _plan_slice(project, config, work, slicing)
     augment_plan, to_augment = _plan_augment(project, config, work, slice_plan, augment)
     plans = [plan for plan in (work.plan, slice_plan, augment_plan) if plan is not None]
     for plan in plans:
         plan.require()
-    if split_key is not None and work.key != split_key:
-        raise CorruptArtifactError(
-            "cases, volumes, cases.csv or the split file are not those that the run was begun with",
-            where=project.root,
-            fix="put them back; `clotseg prep --dry-run` says what changed",
-        )
-    if any(plan.action == "make" for plan in plans) or (work.inputs is not None and work.inputs.changed):
-        with _lock(project, progress):
-            if flags is not None:
-                remember(project, flags)
-            if work.inputs is not None:
-                work.inputs.remember()
-            if work.plan.action == "make" and work.stage is not None:
-                publish_cohorts(project, work.stage, work.checked, work.clot_slices, work.members)
-            if slice_plan.action == "make":
-                _make_slices(project, config, progress)
-            if to_augment is not None and augment_plan is not None and augment_plan.action == "make":
-                cohorts = read_cohorts(project)
-                slices = sliced_config(_read_sliced(project, "Training", cohorts.key))
-                make_augmented(project, config, slices, to_augment, cohorts, progress)
-    elif flags is not None:
-        remember(project, flags)
+    if split_key is not None:
+        _require_split(project, work, split_key)
+    make = {plan.stage for plan in plans if plan.action == "make"}
+    with _lock(project, progress) if make or (work.inputs and work.inputs.changed) else nullcontext():
+        if flags is not None:
+            remember(project, flags)
+        if work.inputs is not None and work.inputs.changed:
+            work.inputs.remember()
+        if "split" in make and work.stage is not None:
+            publish_cohorts(project, work.stage, work.checked, work.clot_slices, work.members)
+        if "slice" in make:
+            _make_slices(project, config, progress)
+        if "augment" in make and to_augment is not None:
+            cohorts = read_cohorts(project)
+            slices = sliced_config(_read_sliced(project, "Training", cohorts.key))
+            make_augmented(project, config, slices, to_augment, cohorts, progress)
     for plan in plans:
         why = {"because": plan.reason} if plan.action == "make" and plan.again else {}
         progress.say(plan.stage, state=plan.outcome, **why)
     return {"stages": {plan.stage: plan.outcome for plan in plans}, "cohorts": _cohort_facts(project)}
+
+
+def _recover(project: Project, progress: Progress) -> None:
+    """Ends a publication that a kill cut short, where one was."""
+    published = (project.original, project.sliced, project.augmented)
+    if any(artifact.interrupted(folder) for folder in published):
+        with _lock(project, progress):
+            for folder in published:
+                artifact.recover(folder)
+
+
+def _require_split(project: Project, work: "_SplitWork", key: str) -> None:
+    """Refuses cases that would give another split, and a present split that would be replaced by that one."""
+    if {work.key, _published_key(project) or key} != {key}:
+        raise CorruptArtifactError(
+            "the slices are not those that the run was begun with: cases, volumes or the split have changed",
+            where=project.processed,
+            fix="put the cohort back, `clotseg prep --dry-run` says what changed; or begin a new run",
+        )
 
 
 @contextmanager

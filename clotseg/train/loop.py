@@ -307,8 +307,10 @@ class Training:
     ) -> None:
         """Writes down how the first samples that this process has of an epoch were augmented."""
         left = self._session.config.runtime.log_augment - number * self._session.local_batch_size
+        if left <= 0:
+            return
         records = [record for batch in batches for record in batch.parameters]
-        if left <= 0 or not records:
+        if not records:  # Slices that were augmented offline.
             return
         uids = [int(uid) for batch in batches for uid in batch.uids]
         # What only fills the last batch up has no weight.

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from clotseg import artifact
 from clotseg.config import Config, RuntimeConfig, load_config, plain, read_settings
 from clotseg.errors import ConfigError, CorruptArtifactError, DataError
 from clotseg.project import Project, Run
@@ -12,11 +11,6 @@ from clotseg.train.records import KEY_SECTIONS, read_record
 from clotseg.train.session import Data, Session
 
 SECTIONS = ("slice", *KEY_SECTIONS)
-OTHER_SLICES = "the slices are not those that the run was begun with"
-PUT_BACK = (
-    "put back the cohort, or begin a new run; it may start from these weights with --fork where no patient "
-    "that they have seen is tested now"
-)
 FORK = "put it back, or begin a new run from these weights with --fork"
 
 
@@ -80,17 +74,6 @@ def differences(one: Config, other: Config, one_name: str, other_name: str) -> l
     return lines
 
 
-def require_same_split(project: Project, run: Run) -> None:
-    """Refuses to go on with a run where the cohorts are of another split: preparing would put its own back.
-
-    Raises:
-        CorruptArtifactError: they are, or are damaged.
-    """
-    manifest = artifact.read_manifest(project.original)
-    if manifest is not None and manifest["key"] != read_record(run)["split_key"]:
-        raise CorruptArtifactError(OTHER_SLICES, where=project.shown(run.folder), fix=PUT_BACK)
-
-
 def require_unchanged(project: Project, run: Run, data: Data) -> None:
     """Refuses to go on with a run on other settings or slices than it was begun with.
 
@@ -105,7 +88,12 @@ def require_unchanged(project: Project, run: Run, data: Data) -> None:
         raise ConfigError(
             "the settings have changed since the run began", where=run.folder, details=changes, fix=FORK
         )
-    raise CorruptArtifactError(OTHER_SLICES, where=project.shown(run.folder), fix=PUT_BACK)
+    raise CorruptArtifactError(
+        "the slices are not those that the run was begun with",
+        where=project.shown(run.folder),
+        fix="put back the cohort, or begin a new run; it may start from these weights with --fork where no "
+        "patient that they have seen is tested now",
+    )
 
 
 def find_fork(path: Path) -> Path:

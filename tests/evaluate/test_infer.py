@@ -203,7 +203,7 @@ def test_a_missing_volume_is_black(tmp_path: Path, pixelwise: Any) -> None:
 
 
 def test_no_more_of_a_volume_is_windowed_at_a_time_than_a_block(tmp_path: Path) -> None:
-    """Counted by the allocator: ten times the slices take what three blocks take, beside the result."""
+    """Counted by the allocator: ten times the slices take what some blocks take, beside the result."""
     import tracemalloc
 
     def constant(slices: Any, *, training: bool) -> Any:
@@ -211,7 +211,7 @@ def test_no_more_of_a_volume_is_windowed_at_a_time_than_a_block(tmp_path: Path) 
 
     predictor = predictor_of(constant)
     peaks = []
-    for count in (192, 1920):
+    for count in (960, 9600):  # So many blocks that both times some overlap as far as they ever do.
         volume = np.zeros((SIZE, SIZE, count), np.int16)
         case = Volumes(name="case", cta=volume, ncct=volume)
         tracemalloc.start()
@@ -219,6 +219,5 @@ def test_no_more_of_a_volume_is_windowed_at_a_time_than_a_block(tmp_path: Path) 
             pass
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    # How far two blocks overlap depends on the threads; the whole volume would be ten times as much.
-    assert peaks[1] < 1.5 * peaks[0]
+    assert peaks[1] < 1.2 * peaks[0]
     assert peaks[1] < 1920 * SIZE * SIZE * 2
