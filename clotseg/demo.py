@@ -17,11 +17,15 @@ from clotseg.project import Project
 CASES, SIZE, SLICES = 140, 96, 24
 
 SETTINGS = """\
-# The demo's settings: those of the recipe `default`, but for how many slices of this size make a file.
+# The demo's settings: those of the recipe `default`, but for how many slices of this size make a file, and
+# that training ends by the clock where a machine is too slow for all epochs.
 # See `clotseg train --print-config` for all that is not said here.
 
 [slice]
 slices_per_shard = 192
+
+[runtime]
+minutes = 7
 """
 
 

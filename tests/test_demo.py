@@ -49,6 +49,7 @@ def test_the_settings_it_writes_can_be_used(tmp_path: Path) -> None:
     config, default = load_config(file), load_config(tmp_path / "none.toml")
     assert (config.feed, config.network, config.train) == (default.feed, default.network, default.train)
     assert config.test == Config().test
+    assert 0 < config.runtime.minutes < 10, "the demo is to end within ten minutes on any machine"
 
 
 @pytest.mark.slow

@@ -25,12 +25,14 @@ from clotseg.evaluate.segment import Cut, box_of
 from clotseg.prep.cases import CheckedCase, open_mask
 from clotseg.train.checkpoint import OPERATING_POINT
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 THRESHOLDS = (0.01, 0.02, *(round(0.05 * step, 2) for step in range(1, 20)), 0.98, 0.99)
 SMALLEST_COMPONENTS = (0, 5, 10, 20, 50, 100, 200, 500)
 """Voxels."""
 LOWEST_THRESHOLD, HIGHEST_THRESHOLD = 1e-4, 0.9995
 """What half precision, in which probabilities are stored, tells from 0 and 1."""
+NO_WORSE = 0.005
+"""A mean Dice that is lower by no more than this, and by no more than its standard error, is no worse."""
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -48,7 +50,8 @@ class OperatingPoint:
         calibration: the temperature, and how well calibrated the voxels are.
         threshold: a voxel is clot at this calibrated probability or more.
         smallest_component: 26-connected components of fewer voxels are removed.
-        val_dice: what `choose_cut` maximised, at this threshold and smallest component.
+        val_dice: mean Dice of the validation volumes at this threshold and smallest component, where a volume
+            without a clot counts as `dice_table` says.
     """
 
     code_version: Annotated[int, Field(ge=1)]
@@ -190,11 +193,11 @@ def choose(
             clots.append(int(np.count_nonzero(truth)))
             advance()
     calibration = calibrate(counts)
-    table = np.mean(tables, axis=0)
+    dice = np.stack(tables)
     cuts = cuts_after(calibration.temperature)
     at, size = THRESHOLDS.index(0.5), 0
     if any(clots):
-        at, size = choose_cut(table[:, : sizes_allowed(clots)], cuts)
+        at, size = choose_cut(dice[..., : sizes_allowed(clots)], cuts)
     return OperatingPoint(
         code_version=CODE_VERSION,
         weights=tuple(weights),
@@ -204,7 +207,7 @@ def choose(
         calibration=calibration,
         threshold=float(np.float16(cuts[at])),
         smallest_component=SMALLEST_COMPONENTS[size],
-        val_dice=float(table[at, size]),
+        val_dice=float(dice[:, at, size].mean()),
     )
 
 
@@ -230,22 +233,30 @@ def sizes_allowed(clots: Sequence[int]) -> int:
     return sum(size <= smallest / 4 for size in SMALLEST_COMPONENTS)
 
 
-def choose_cut(table: NDArray[np.float64], cuts: NDArray[np.float32]) -> tuple[int, int]:
-    """Where the mean Dice of the validation volumes is highest.
+def choose_cut(dice: NDArray[np.float64], cuts: NDArray[np.float32]) -> tuple[int, int]:
+    """The most careful of the cuts whose mean Dice is no worse than the highest.
 
-    Of cuts that are equally good, the threshold nearest to a half is taken, of two as near the lower, and of
-    these the smallest component that removes least.
+    The highest of a few validation cases is often that of an extreme threshold, by chance. So of all cuts
+    that are no worse, see `NO_WORSE`, the largest smallest component is taken, which lets the fewest false
+    clots through, and of its thresholds the one nearest to a half, of two as near the lower. The standard
+    error is that of the paired difference (after Breiman et al. 1984, Classification and Regression Trees).
 
     Args:
-        table: float64 [threshold, smallest component], means of `dice_table`.
+        dice: float64 [case, threshold, smallest component], see `dice_table`.
         cuts: of each threshold, see `cuts_after`; where it is NaN the threshold is not taken.
 
     Returns:
         Index of the threshold in `THRESHOLDS`, and of the size in `SMALLEST_COMPONENTS`.
     """
-    table = np.where(np.isnan(cuts)[:, None], -1, table)
-    best = [tuple(map(int, place)) for place in np.argwhere(table >= table.max() - 1e-9)]
-    at, size = min(best, key=lambda place: (abs(THRESHOLDS[place[0]] - 0.5), *place))
+    mean = np.where(np.isnan(cuts)[:, None], -1, dice.mean(axis=0))
+    best = np.unravel_index(int(mean.argmax()), mean.shape)
+    lower = dice[:, best[0], best[1], None, None] - dice
+    error = lower.std(axis=0, ddof=1) / np.sqrt(len(dice)) if len(dice) > 1 else np.zeros_like(mean)
+    good = (mean >= 0) & (lower.mean(axis=0) <= np.minimum(error, NO_WORSE) + 1e-9)
+    at, size = min(
+        (tuple(map(int, place)) for place in np.argwhere(good)),
+        key=lambda place: (-place[1], abs(THRESHOLDS[place[0]] - 0.5), place[0]),
+    )
     return at, size
 
 

@@ -30,7 +30,7 @@ from clotseg.scans.origin import Origin, read_origin
 from clotseg.train.checkpoint import find_checkpoint, read_description, run_of
 from clotseg.train.devices import open_devices
 
-PREDICT_CODE_VERSION = 2
+PREDICT_CODE_VERSION = 3
 TABLE = "predictions.csv"
 COLUMNS = ("case", "clots", "doubt", "spread", *MEASUREMENT_COLUMNS)
 
@@ -211,7 +211,7 @@ def predict_one(
     found = segment(networks.predictor(), opened.volumes, networks.cut)
     facts = {
         "clots": [clot.as_row() for clot in _measure(opened, found)],
-        "doubt": found.doubt.entropy,
+        "doubt": found.doubt.level,
         "spread": found.doubt.spread,
     }
     with artifact.publish(target) as folder:

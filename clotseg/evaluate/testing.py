@@ -34,7 +34,7 @@ from clotseg.train.checkpoint import run_of
 from clotseg.train.devices import open_devices
 from clotseg.train.records import read_history, read_record
 
-TEST_CODE_VERSION = 2
+TEST_CODE_VERSION = 3
 METRICS = "metrics.csv"
 CLOTS = "clots.csv"
 SUMMARY = "summary.json"
@@ -88,8 +88,7 @@ def score_test_cohort(
         summary = summarise(scores, bootstrap_samples=config.test.bootstrap_samples, seed=config.test.seed)
         summary["doubt"] = _doubt_and_dice(tested, config.test)
         rows = [
-            {**score.as_row(), "doubt": doubt.entropy, "spread": doubt.spread}
-            for score, doubt in tested.scored
+            {**score.as_row(), "doubt": doubt.level, "spread": doubt.spread} for score, doubt in tested.scored
         ]
         _write_csv(folder / METRICS, list(rows[0]), rows)
         _write_csv(folder / CLOTS, CLOT_COLUMNS, _clot_rows(folder, subject))
@@ -118,7 +117,7 @@ def _doubt_and_dice(tested: Tested, config: TestConfig) -> dict[str, Any]:
     """How well doubt foretells Dice, over the cases with a clot."""
     with_clot = [(score, doubt) for score, doubt in tested.scored if score.has_clot]
     return doubt_and_dice(
-        [doubt.entropy for _, doubt in with_clot],
+        [doubt.level for _, doubt in with_clot],
         [score.dice for score, _ in with_clot],
         [score.patient for score, _ in with_clot],
         samples=config.bootstrap_samples,
@@ -247,7 +246,7 @@ def _report_content(
             "split key": cohorts.key,
             **{name: str(value) for name, value in environment.items()},
         },
-        doubt={score.case: doubt.entropy for score, doubt in tested.scored},
+        doubt={score.case: doubt.level for score, doubt in tested.scored},
         **_point_of_one(tested),
     )
 

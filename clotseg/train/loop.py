@@ -97,12 +97,14 @@ def train(
 def train_or_reuse(
     project: Project, config: Config, progress: Progress, view: TrainingView
 ) -> dict[str, Any]:
-    """As `train`, but takes a finished run of the same settings and slices, or goes on with one that was
-    stopped, where there is one."""
+    """As `train`, but takes a run of the same settings and slices that was finished, or ended by this time
+    limit, or goes on with one that was stopped before, where there is one."""
+    ends = ("finished", str(TimeIsUp(TimeLimit(config.runtime.minutes))))
     key = training_key(config, training_slices(project, config)[1]["key"])
     of_this = [run for run in reversed(runs(project)) if read_record(run).get("asked_key") == key]
     for run in of_this:
-        if read_record(run)["state"] == "finished":
+        record = read_record(run)
+        if record["state"] in ends or record.get("reason") in ends:
             progress.say("train", state="reused", run=run.folder.name)
             return _outcome(project, run)
     begun = next((run for run in of_this if newest_state(run.checkpoints)), None)
@@ -235,9 +237,9 @@ class Training:
                 self._view.epoch_done(position.rows[-1])
         self._keeper.finish()
         if not over:
-            reached = f"the limit of {self._limit.minutes:g} min was reached"
+            reached = TimeIsUp(self._limit)
             self._view.message(f"{reached}; --resume goes on")
-            raise TimeIsUp(reached)
+            raise reached
 
     def _over(self, position: Position) -> bool:
         config = self._session.config.train

@@ -19,7 +19,14 @@ class StopRequest:
 
 
 class TimeIsUp(Exception):
-    """The time limit ended a training that was not done."""
+    """The time limit ended a training that was not done; as text, that it was reached.
+
+    Args:
+        limit: which.
+    """
+
+    def __init__(self, limit: "TimeLimit") -> None:
+        super().__init__(f"{limit} was reached")
 
 
 class TimeLimit:
@@ -49,6 +56,9 @@ class TimeLimit:
     def over(self) -> bool:
         """Whether the time has passed."""
         return self.gone == 1.0
+
+    def __str__(self) -> str:
+        return f"the limit of {self.minutes:g} min"
 
 
 @contextmanager

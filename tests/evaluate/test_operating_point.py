@@ -129,22 +129,37 @@ def test_what_the_table_promises_is_what_the_cut_gives() -> None:
             assert table[at, column] == pytest.approx(dice)
 
 
+def dice_of_cases(worst: float, **dice: list[float]) -> Any:
+    """Dice [case, threshold, size], `worst` but for the cuts that are named `t<percent>_<voxels>`."""
+    cases = len(next(iter(dice.values())))
+    table = np.full((cases, len(THRESHOLDS), len(SMALLEST_COMPONENTS)), worst)
+    for name, values in dice.items():
+        percent, voxels = map(int, name[1:].split("_"))
+        table[:, THRESHOLDS.index(percent / 100), SMALLEST_COMPONENTS.index(voxels)] = values
+    return table
+
+
 @pytest.mark.parametrize(
-    ("best", "expected"),
+    ("dice", "expected"),
     [
-        ([(0.3, 50)], (0.3, 50)),
-        ([(0.1, 0), (0.4, 20), (0.4, 5)], (0.4, 5)),
-        ([(0.4, 0), (0.6, 0)], (0.4, 0)),
-        ([(0.7, 0), (0.4, 500)], (0.4, 500)),
+        ({"t30_50": [0.9]}, (0.3, 50)),
+        ({"t10_0": [0.9], "t40_20": [0.9], "t40_5": [0.9]}, (0.4, 20)),
+        ({"t40_0": [0.9], "t60_0": [0.9]}, (0.4, 0)),
+        ({"t45_0": [0.9], "t5_500": [0.9]}, (0.05, 500)),
+        # Lower by 0.002 with a standard error of 0.002 is no worse ...
+        ({"t5_10": [0.804, 0.9], "t50_20": [0.8, 0.9]}, (0.5, 20)),
+        # ... lower by 0.002 in every case is, ...
+        ({"t5_10": [0.802, 0.902], "t50_20": [0.8, 0.9]}, (0.05, 10)),
+        # ... and so is lower by 0.4 where chance could do as much: a clot was missed.
+        ({"t5_10": [0.8, 0.9], "t50_20": [0.0, 0.9]}, (0.05, 10)),
+        # One case tells nothing of chance.
+        ({"t5_10": [0.901], "t50_20": [0.9]}, (0.05, 10)),
     ],
 )
-def test_of_equally_good_cuts_the_one_nearest_a_half_that_removes_least_is_taken(
-    best: list[tuple[float, int]], expected: tuple[float, int]
+def test_of_cuts_that_are_no_worse_the_largest_size_is_taken_and_then_the_threshold_nearest_a_half(
+    dice: dict[str, list[float]], expected: tuple[float, int]
 ) -> None:
-    table = np.full((len(THRESHOLDS), len(SMALLEST_COMPONENTS)), 0.2)
-    for threshold, smallest in best:
-        table[THRESHOLDS.index(threshold), SMALLEST_COMPONENTS.index(smallest)] = 0.9
-    at, size = choose_cut(table, cuts_after(1.0))
+    at, size = choose_cut(dice_of_cases(0.2, **dice), cuts_after(1.0))
     assert (THRESHOLDS[at], SMALLEST_COMPONENTS[size]) == expected
 
 
@@ -158,8 +173,8 @@ def test_a_threshold_is_cut_at_where_it_was_chosen_or_not_chosen(temperature: fl
     chosen = np.array(THRESHOLDS)[possible]
     np.testing.assert_allclose(odds * temperature, np.log(chosen / (1 - chosen)), atol=1e-3)
     # The more extreme, the better: the most extreme that can be cut at is taken.
-    extreme = np.abs(np.array(THRESHOLDS) - 0.5)[:, None]
-    at, _ = choose_cut(extreme, cuts)
+    extreme = np.abs(np.array(THRESHOLDS) - 0.5)
+    at, _ = choose_cut(extreme[None, :, None], cuts)
     assert extreme[at] == extreme[possible].max()
 
 
@@ -313,6 +328,6 @@ def test_the_chosen_cut_finds_a_clot_that_the_network_is_unsure_of(tmp_path: Pat
     write_case(project, "case")
     truth = np.load(project.masks / "case_seg_corrected_binary.npy")
     probability = np.where(truth, np.float16(0.2), np.float16(0.02))
-    at, size = choose_cut(dice_table(probability, truth), cuts_after(1.0))
+    at, size = choose_cut(dice_table(probability, truth)[None], cuts_after(1.0))
     assert dice_table(probability, truth)[at, size] == 1.0
     assert 0.02 < THRESHOLDS[at] <= 0.2

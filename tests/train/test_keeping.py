@@ -27,7 +27,7 @@ from clotseg.errors import ConfigError, DataError, EnvironmentProblem
 from clotseg.prep.stages import run_prep
 from clotseg.project import Project, Run
 from clotseg.train.checkpoint import find_checkpoint, load_checkpoint
-from clotseg.train.loop import train
+from clotseg.train.loop import train, train_or_reuse
 from clotseg.train.records import read_history, read_record, runs
 from clotseg.train.state import newest_state
 from tests.conftest import copy_of, largest_file
@@ -211,6 +211,20 @@ def test_a_time_limit_ends_the_training_with_its_best_weights_and_the_run_goes_o
     assert [row["epoch"] for row in read_history(run)] == [1, 2]
     assert again["epochs"] == 2
     assert read_record(run)["state"] == "finished", "the epochs asked for were done"
+
+
+@pytest.mark.slow
+def test_a_run_that_had_the_time_there_is_is_reused_and_goes_on_where_there_is_more(project: Project) -> None:
+    settings = replace(SETTINGS.train, epochs=2, train_samples=100_000)
+    limited, longer = (
+        replace(SETTINGS, train=settings, runtime=replace(SETTINGS.runtime, minutes=minutes))
+        for minutes in (0.0001, 0.0002)
+    )
+    result = train_or_reuse(project, limited, PlainProgress(), PlainTrainingView())
+    assert result["epochs"] == 1
+    assert train_or_reuse(project, limited, PlainProgress(), PlainTrainingView()) == result
+    on = train_or_reuse(project, longer, PlainProgress(), PlainTrainingView())
+    assert (on["run"], on["epochs"]) == (result["run"], 2)
 
 
 @pytest.mark.slow
