@@ -226,6 +226,8 @@ class Training:
             self._keeper.begin(position)
             for choice in self._session.data.choices:
                 self._view.message(str(choice))
+            if self._session.config.train.clot_share and self._session.data.training.has_clot is None:
+                self._view.message("slices augmented offline do not tell which hold clot: no clot_share")
             if position != Position():
                 self._view.message(f"resumed in epoch {position.epoch}, step {position.step}")
             while not (over := self._over(position)):

@@ -356,7 +356,9 @@ def test_the_first_samples_of_each_epoch_are_logged_where_a_run_is_asked_to(
 
 
 @pytest.mark.slow
-def test_slices_augmented_offline_are_trained_on_as_they_are(sliced_project: Project, tmp_path: Path) -> None:
+def test_slices_augmented_offline_are_trained_on_as_they_are(
+    sliced_project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     project = copy_of(sliced_project, tmp_path / "project")
     offline = replace(
         SETTINGS,
@@ -367,6 +369,7 @@ def test_slices_augmented_offline_are_trained_on_as_they_are(sliced_project: Pro
     view = Watching()
     first = train(project, offline, view)
     assert view.steps == 6, "30 samples in batches of 5"
+    assert "no clot_share" in capsys.readouterr().err
     strong = AugmentConfig(probability=1.0, selection="independent", vertical_flip=1.0)
     second = train(project, replace(offline, augment=strong), PlainTrainingView())
     for one, other in zip(weights_of(project, first), weights_of(project, second), strict=True):
