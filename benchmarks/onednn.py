@@ -10,13 +10,14 @@ turns that followed one another.
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from itertools import islice
 from pathlib import Path
+
+from feed import spread
 
 from clotseg.bench.training import constant_turns
 from clotseg.config import load_config
@@ -52,11 +53,6 @@ def make_project(folder: Path, recipe: str, side: int) -> None:
     settings = f'[runtime]\ngpus = 0\n[train]\nrecipe = "{recipe}"\n[feed]\nsize = "auto"\n'
     project.config_file.write_text(settings)
     run_prep(project, load_config(project.config_file), PlainProgress())
-
-
-def spread(values: list[float], digits: int) -> str:
-    """Median and range."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
 
 class Trainer:

@@ -231,8 +231,7 @@ class TestConfig:
     """Scoring: a pixel is clot at `threshold` or more; intervals from `bootstrap_samples` resamples.
 
     With `auto` the threshold, and how many voxels the smallest component has that is kept, are chosen on the
-    validation cohort. With a threshold of your own nothing is removed, unless
-    `smallest_component` says so.
+    validation cohort. With a threshold of your own nothing is removed, unless `smallest_component` says so.
     """
 
     __test__ = False

@@ -99,12 +99,12 @@ def train_or_reuse(
 ) -> dict[str, Any]:
     """As `train`, but takes a run of the same settings and slices that was finished, or ended by this time
     limit, or goes on with one that was stopped before, where there is one."""
-    ends = ("finished", str(TimeIsUp(TimeLimit(config.runtime.minutes))))
+    had_its_time = str(TimeIsUp(TimeLimit(config.runtime.minutes)))
     key = training_key(config, training_slices(project, config)[1]["key"])
     of_this = [run for run in reversed(runs(project)) if read_record(run).get("asked_key") == key]
     for run in of_this:
         record = read_record(run)
-        if record["state"] in ends or record.get("reason") in ends:
+        if record["state"] == "finished" or record.get("reason") == had_its_time:
             progress.say("train", state="reused", run=run.folder.name)
             return _outcome(project, run)
     begun = next((run for run in of_this if newest_state(run.checkpoints)), None)
