@@ -112,8 +112,8 @@ class LocalProcesses:
         except BrokenProcessPool as error:
             raise EnvironmentProblem(
                 "a worker process ended before its task was done",
-                where="prep",
-                fix="it may have run out of memory: run again with fewer --workers",
+                where="worker process",
+                fix="it may have run out of memory: close other programs, or give fewer --workers",
             ) from error
         except BaseException:
             for process in set(multiprocessing.active_children()) - others:

@@ -1,6 +1,7 @@
 """Writing a cohort: the format, sameness, and what happens to a folder that is not empty."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from clotseg.errors import ConfigError, DataError
-from clotseg.phantom import write_cohort
+from clotseg.phantom import cohort, write_cohort
 from tests.conftest import contents
 from tests.phantom.conftest import CASES, Written, read_cohort
 
@@ -20,7 +21,7 @@ SMALL = {"cases": 3, "size": 40, "slices": 8, "seed": 100}
 WRITE_UNTIL_KILLED = """
 import sys
 from pathlib import Path
-from clotseg.phantom import write_cohort
+from clotseg.phantom import cohort, write_cohort
 
 def on_case(name):
     print(name, flush=True)
@@ -72,6 +73,21 @@ def test_the_field_of_view_does_not_depend_on_the_number_of_voxels(
 def test_same_arguments_give_the_same_bytes(tmp_path: Path) -> None:
     write_cohort(tmp_path / "one", **SMALL)
     write_cohort(tmp_path / "two", **SMALL)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
+def test_several_processes_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawing: set[int | None] = set()
+
+    def on_case(_name: str) -> None:
+        drawing.update(process.pid for process in multiprocessing.active_children())
+
+    write_cohort(tmp_path / "one", **SMALL, on_case=on_case)
+    assert not drawing
+    monkeypatch.setattr(cohort, "VOXELS_WORTH_A_PROCESS", 1)
+    write_cohort(tmp_path / "two", **SMALL, on_case=on_case)
+    assert len(drawing) > 1
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
