@@ -12,14 +12,18 @@ from clotseg.config import TrainConfig
 
 Tensor = Any  # TensorFlow ships no types
 
-PARTS = 7
+PARTS = 8
 SMALLEST = 1e-7
+FURTHEST = 8
+"""Pixels; distances beyond count as this one."""
 
 
 def batch_sums(probability: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
     """float32 [answers · PARTS]: for each answer overlap, predicted, truth, cross-entropy, focal
-    cross-entropy, the soft Dice of slices with clot, and their number; at the very end the pixels."""
+    cross-entropy, the soft Dice of slices with clot, their number, and probability times distance from the
+    clot; at the very end the pixels."""
     sums = []
+    distance = _distance(masks)
     for answer in tf.split(probability, probability.shape[-1], -1):
         over = (1, 2, 3)
         overlap, predicted = tf.reduce_sum(answer * masks, over), tf.reduce_sum(answer, over)
@@ -29,13 +33,24 @@ def batch_sums(probability: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
         has_clot = tf.cast(truth > 0, tf.float32)
         dice = has_clot * (2 * overlap + 1) / (predicted + truth + 1)
         focal = tf.reduce_sum((1 - right) ** 2 * entropy, over)
-        parts = (overlap, predicted, truth, tf.reduce_sum(entropy, over), focal, dice, has_clot)
+        away = has_clot * tf.reduce_sum(answer * distance, over)
+        parts = (overlap, predicted, truth, tf.reduce_sum(entropy, over), focal, dice, has_clot, away)
         sums += [tf.reduce_sum(part * weights) for part in parts]
     return tf.stack([*sums, tf.reduce_sum(weights) * tf.cast(tf.size(masks[0]), tf.float32)])
 
 
+def _distance(masks: Tensor) -> Tensor:
+    """Signed distance from the clot's border in chessboard pixels over `FURTHEST`, negative inside."""
+    wider, narrower, distance = masks, masks, tf.zeros_like(masks)
+    for _ in range(FURTHEST):
+        distance += (1 - wider - narrower) / FURTHEST
+        wider = tf.nn.max_pool2d(wider, 3, 1, "SAME")
+        narrower = 1 - tf.nn.max_pool2d(1 - narrower, 3, 1, "SAME")
+    return distance
+
+
 def _loss(parts: Tensor, pixels: Tensor, config: TrainConfig, kind: str) -> Tensor:
-    overlap, predicted, truth, entropy, focal, slice_dice, clots = tf.unstack(parts)
+    overlap, predicted, truth, entropy, focal, slice_dice, clots, away = tf.unstack(parts)
     entropy, focal = tf.math.divide_no_nan(entropy, pixels), tf.math.divide_no_nan(focal, pixels)
     dice = 1 - (2 * overlap + config.dice_smooth) / (predicted + truth + config.dice_smooth)
     if kind == "focal Tversky":
@@ -47,6 +62,9 @@ def _loss(parts: Tensor, pixels: Tensor, config: TrainConfig, kind: str) -> Tens
         return dice + focal
     if kind == "slice Dice":
         return 0.5 * dice + 0.5 * (1 - tf.math.divide_no_nan(slice_dice, clots)) + entropy
+    if kind == "boundary":
+        # Kervadec et al. 2019, with a weight that stays as it is; the mean is over all pixels, as theirs.
+        return dice + entropy + tf.math.divide_no_nan(away, pixels)
     if kind == "ten times the entropy":
         return dice + 10 * entropy
     return dice + entropy

@@ -32,6 +32,9 @@ class Shape:
         supervised: on how many coarser levels an answer is asked for as well (deep supervision).
         leaky: activations are leaky ReLU with slope 0.01.
         refined: filters of a last convolution at full resolution, over what was unfolded and the slice.
+        inputs: what is shown beside CTA and NCCT: nothing, their `difference`, or both in narrower `windows`.
+        stages: 2 for a network that says where the clot may be, from squares of four pixels a side, and a
+            second one that is told; both are asked for an answer.
     """
 
     block: str = "plain"
@@ -41,6 +44,27 @@ class Shape:
     supervised: int = 0
     leaky: bool = False
     refined: int = 0
+    inputs: str = ""
+    stages: int = 1
+
+
+NARROW = ((0.1, 0.5), (0.3, 0.8))
+"""Windows of 0 to 200 HU on CTA and 30 to 80 HU on NCCT, as parts of those that slices are cut to."""
+
+
+class WithDifference(keras.layers.Layer):
+    """CTA and NCCT, and as a third channel CTA minus NCCT."""
+
+    def call(self, slices: Tensor) -> Tensor:
+        return tf.concat([slices, slices[..., :1] - slices[..., 1:]], -1)
+
+
+class WithWindows(keras.layers.Layer):
+    """CTA and NCCT, and as two more channels the same in narrower windows."""
+
+    def call(self, slices: Tensor) -> Tensor:
+        lowest, highest = tf.unstack(tf.cast(tf.constant(NARROW), slices.dtype), axis=1)
+        return tf.concat([slices, tf.clip_by_value((slices - lowest) / (highest - lowest), 0, 1)], -1)
 
 
 class WithMirrored(keras.layers.Layer):
@@ -65,12 +89,32 @@ class Builder:
 
     def network(self, size: int, channels: int) -> Any:
         config, shape = self._config, self._shape
-        halvings = config.depth - int(math.log2(config.fold))
         image = keras.Input((size, size, channels), name="slices")
-        features, skipped, answers = image, [], []
+        features, answers = image, []
         if shape.mirror == "input":
             features = WithMirrored()(features)
-        features = folded(features, config.fold)
+        if shape.inputs:
+            features = (WithDifference() if shape.inputs == "difference" else WithWindows())(features)
+        if shape.stages == 2:
+            coarse = self._decoded(features, 2 * config.fold, answers)
+            answers.append(self._answer(coarse, 2 * config.fold))
+            features = keras.layers.Concatenate()([features, answers[-1]])
+        decoded = self._decoded(features, config.fold, answers)
+        if shape.refined:
+            decoded = self._convolved(decoded, shape.refined * config.fold**2, 1)
+            decoded = unfolded(decoded, config.fold)
+            decoded = keras.layers.Concatenate()([decoded, image])
+            decoded = self._activated(self._normed(self._convolved(decoded, shape.refined)))
+        answer = self._answer(decoded, 1 if shape.refined else config.fold)
+        if answers:
+            answer = OnlyFirst()(keras.layers.Concatenate()([answer, *reversed(answers)]))
+        return keras.Model(image, answer, name="unet")
+
+    def _decoded(self, pixels: Tensor, fold: int, answers: list[Tensor]) -> Tensor:
+        """Features of the first level, on the way up; adds the answers of coarser levels to the list."""
+        config, shape = self._config, self._shape
+        halvings = config.depth - int(math.log2(fold))
+        features, skipped = folded(pixels, fold), []
         for level in range(halvings):
             features = self._level(features, config.filters * 2**level)
             skipped.append(features)
@@ -81,16 +125,8 @@ class Builder:
         for level in reversed(range(halvings)):
             features = self._level(self._joined(features, skipped[level]), config.filters * 2**level)
             if 0 < level <= shape.supervised:
-                answers.append(keras.layers.UpSampling2D(2**level * config.fold)(self._answer(features)))
-        if shape.refined:
-            features = self._convolved(features, shape.refined * config.fold**2, 1)
-            features = unfolded(features, config.fold)
-            features = keras.layers.Concatenate()([features, image])
-            features = self._activated(self._normed(self._convolved(features, shape.refined)))
-        answer = self._answer(features, 1 if shape.refined else config.fold)
-        if answers:
-            answer = OnlyFirst()(keras.layers.Concatenate()([answer, *reversed(answers)]))
-        return keras.Model(image, answer, name="unet")
+                answers.append(keras.layers.UpSampling2D(2**level * fold)(self._answer(features)))
+        return features
 
     def _answer(self, features: Tensor, fold: int = 1) -> Tensor:
         odds = self._config.initial_probability / (1 - self._config.initial_probability)

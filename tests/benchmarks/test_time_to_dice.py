@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import tensorflow as tf
 from candidates import CHANGES, losses, networks, settings_of
 from time_to_dice import (
@@ -88,7 +89,8 @@ def test_each_changed_network_gives_one_probability_a_pixel(name: str) -> None:
     probability = network(slices).numpy()
     assert probability.shape == (2, 32, 32, 1)
     assert ((probability > 0) & (probability < 1)).all()
-    assert network(slices, training=True).shape[-1] == 1 + min(shape.supervised, SMALL.depth - 1)
+    answers = 1 + min(shape.supervised, SMALL.depth - 1) + (shape.stages == 2)
+    assert network(slices, training=True).shape[-1] == answers
     assert network.count_params() != build_unet(SMALL, size=32, channels=2).count_params() or (
         name == "leaky" or "mirror" in name
     )
@@ -109,6 +111,35 @@ def test_what_is_mirrored_is_seen_at_the_same_place() -> None:
     both = networks.WithMirrored()(slices).numpy()
     np.testing.assert_array_equal(both[..., :2], slices)
     np.testing.assert_array_equal(both[..., 2:], slices[:, :, ::-1])
+
+
+def test_other_channels_are_the_slice_looked_at_in_other_ways() -> None:
+    slices = np.array([0.0, 0.1, 0.3, 0.5, 0.8, 1.0], np.float32).reshape(1, 1, 3, 2)
+    difference = networks.WithDifference()(slices).numpy()
+    np.testing.assert_array_equal(difference[..., :2], slices)
+    np.testing.assert_array_equal(difference[..., 2], slices[..., 0] - slices[..., 1])
+    windows = networks.WithWindows()(slices).numpy()
+    np.testing.assert_array_equal(windows[..., :2], slices)
+    # CTA of 0, 0.3 and 0.8, NCCT of 0.1, 0.5 and 1, which are -50, 100 and 350 HU and 10, 50 and 100 HU.
+    hu = np.array([[[[-50.0, 10.0], [100.0, 50.0], [350.0, 100.0]]]])
+    within = np.clip((hu - [0.0, 30.0]) / [200.0, 50.0], 0, 1)
+    np.testing.assert_allclose(windows[..., 2:], within, atol=1e-6)
+
+
+def test_boundary_loss_weighs_by_the_distance_from_the_clot() -> None:
+    random = np.random.default_rng(1)
+    masks = np.zeros((2, 24, 24, 1), np.float32)
+    masks[0, 5:10, 6:12] = 1
+    probability = random.random(masks.shape).astype(np.float32)
+    clot = masks[0, ..., 0]
+    outside = scipy.ndimage.distance_transform_cdt(1 - clot, "chessboard")
+    inside = scipy.ndimage.distance_transform_cdt(clot, "chessboard")
+    furthest = losses.FURTHEST
+    away = (np.minimum(outside, furthest) - np.minimum(inside, furthest)) / furthest
+    sums = losses.batch_sums(tf.constant(probability), tf.constant(masks), tf.ones(2))
+    config = TrainConfig()
+    more = losses.loss_of(sums, config, kind="boundary") - losses.loss_of(sums, config, kind="")
+    assert float(more) == pytest.approx((away * probability[0, ..., 0]).sum() / masks.size, abs=1e-6)
 
 
 def test_the_losses_agree_with_clotseg_and_with_one_another() -> None:
