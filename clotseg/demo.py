@@ -25,7 +25,7 @@ SETTINGS = """\
 slices_per_shard = 192
 
 [runtime]
-minutes = 7
+minutes = 8
 """
 
 
