@@ -21,7 +21,7 @@ from clotseg.errors import CorruptArtifactError
 from clotseg.evaluate.calibration import Calibration, calibrate, no_counts, temper
 from clotseg.evaluate.infer import Predictor, open_case
 from clotseg.evaluate.metrics import TOUCHING_26
-from clotseg.evaluate.segment import Cut, box_of
+from clotseg.evaluate.segment import Cut
 from clotseg.prep.cases import CheckedCase, open_mask
 from clotseg.train.checkpoint import OPERATING_POINT
 
@@ -280,7 +280,7 @@ def dice_table(probability: NDArray[Any], truth: NDArray[np.uint8]) -> NDArray[n
     candidates = probability >= THRESHOLDS[0]
     if not candidates.any():
         return table
-    box = box_of(candidates)
+    (box,) = ndimage.find_objects(candidates.view(np.uint8))
     near, clot = probability[box], truth[box] != 0
     for at, threshold in enumerate(THRESHOLDS):
         labels, count = ndimage.label(near >= threshold, structure=TOUCHING_26)

@@ -67,17 +67,7 @@ def cut_mask(probability: NDArray[Any], cut: Cut) -> NDArray[np.uint8]:
     if cut.smallest_component > 1 and predicted.any():
         from scipy import ndimage
 
-        box = box_of(predicted)
+        (box,) = ndimage.find_objects(predicted)
         labels, _ = ndimage.label(predicted[box], structure=TOUCHING_26)
         predicted[box] &= np.bincount(labels.ravel())[labels] >= cut.smallest_component
     return predicted
-
-
-def box_of(mask: NDArray[Any]) -> tuple[slice, ...]:
-    """The smallest box that holds the foreground of a mask that has some."""
-    box = []
-    for axis in range(mask.ndim):
-        others = tuple(other for other in range(mask.ndim) if other != axis)
-        found = np.flatnonzero(mask.any(axis=others))
-        box.append(slice(int(found[0]), int(found[-1]) + 1))
-    return tuple(box)
