@@ -59,6 +59,9 @@ def write_cohort(
 ) -> str:
     """Writes a synthetic cohort; the same arguments give the same bytes.
 
+    A large one is drawn by processes that import the calling program anew: a script of one's own must do
+    nothing on import (`if __name__ == "__main__":`).
+
     Args:
         out: the folder; made where it is not there. It must hold no other cases.
         cases: how many, 1…1000. A case does not depend on how many there are.
@@ -76,7 +79,8 @@ def write_cohort(
     Raises:
         ConfigError: an argument is out of range.
         DataError: the folder holds cases that are not this cohort, or `anatomy` is no head CT.
-        EnvironmentProblem: the folder cannot be written, or another clotseg is writing there.
+        EnvironmentProblem: the folder cannot be written, another clotseg is writing there, or a process that
+            draws was ended from outside.
     """
     arguments = {"cases": cases, "size": size, "slices": slices, "seed": seed}
     _check(arguments)
