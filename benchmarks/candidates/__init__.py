@@ -143,4 +143,5 @@ def _put_loss(kind: str) -> None:
 
     from . import losses
 
-    step.batch_sums, step.loss_of = losses.batch_sums, partial(losses.loss_of, kind=kind)
+    step.batch_sums = partial(losses.batch_sums, kind=kind)
+    step.loss_of = partial(losses.loss_of, kind=kind)

@@ -18,12 +18,12 @@ FURTHEST = 8
 """Pixels; distances beyond count as this one."""
 
 
-def batch_sums(probability: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
+def batch_sums(probability: Tensor, masks: Tensor, weights: Tensor, *, kind: str) -> Tensor:
     """float32 [answers · PARTS]: for each answer overlap, predicted, truth, cross-entropy, focal
     cross-entropy, the soft Dice of slices with clot, their number, and probability times distance from the
-    clot; at the very end the pixels."""
+    clot, where the kind of loss needs that; at the very end the pixels."""
     sums = []
-    distance = _distance(masks)
+    distance = _distance(masks) if kind == "boundary" else tf.zeros_like(masks)
     for answer in tf.split(probability, probability.shape[-1], -1):
         over = (1, 2, 3)
         overlap, predicted = tf.reduce_sum(answer * masks, over), tf.reduce_sum(answer, over)

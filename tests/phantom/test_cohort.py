@@ -21,7 +21,7 @@ SMALL = {"cases": 3, "size": 40, "slices": 8, "seed": 100}
 WRITE_UNTIL_KILLED = """
 import sys
 from pathlib import Path
-from clotseg.phantom import cohort, write_cohort
+from clotseg.phantom import write_cohort
 
 def on_case(name):
     print(name, flush=True)
