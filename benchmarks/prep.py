@@ -32,8 +32,8 @@ from clotseg.prep.cases import Case, CheckedCase, open_volume, survey_cases
 from clotseg.prep.shards import encode_slice, plan_shards, write_shard
 from clotseg.prep.slices import mask_slices, window_to_uint8, windowed_slices
 from clotseg.prep.stages import run_prep
-from clotseg.prep.tasks import LocalProcesses, ThisProcess, Workers
 from clotseg.project import Project
+from clotseg.tasks import LocalProcesses, ThisProcess, Workers
 
 SHAPE = (256, 256, 128)
 VOXELS = int(np.prod(SHAPE))

@@ -23,8 +23,8 @@ from clotseg.importer.page import write_page
 from clotseg.importer.pictures import draw_case
 from clotseg.importer.settings import ImportSettings
 from clotseg.importer.sources import digest_source
-from clotseg.prep.tasks import open_workers
 from clotseg.project import Project
+from clotseg.tasks import open_workers
 
 IMPORT_CODE_VERSION = 1
 LIBRARIES = ("numpy", "scipy", "simpleitk", "nibabel", "pydicom")

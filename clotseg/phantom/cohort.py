@@ -34,8 +34,8 @@ from clotseg.phantom.anatomy import HeadScan, read_head
 from clotseg.phantom.case import PhantomCase, make_case
 from clotseg.phantom.geometry import Grid
 from clotseg.phantom.population import SHIFTED, USUAL, Population
-from clotseg.prep.tasks import LocalProcesses, ThisProcess, Workers
 from clotseg.project import Project
+from clotseg.tasks import LocalProcesses, ThisProcess, Workers
 
 CODE_VERSION = 1
 MARKER = ".phantom-writing"

@@ -14,8 +14,8 @@ from clotseg.console import Progress
 from clotseg.errors import DataError
 from clotseg.prep.cases import Case, CheckedCase, check_case, open_volume, refusal
 from clotseg.prep.slices import slices_with_clot
-from clotseg.prep.tasks import open_workers
 from clotseg.project import Project
+from clotseg.tasks import open_workers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

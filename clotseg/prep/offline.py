@@ -17,8 +17,8 @@ from clotseg.prep.augmented import AugmentedShard, plan_augmented, write_augment
 from clotseg.prep.cohorts import Cohorts
 from clotseg.prep.plan import Stage
 from clotseg.prep.selection import slices_of_cohort
-from clotseg.prep.tasks import open_workers
 from clotseg.project import Project
+from clotseg.tasks import open_workers
 
 AUGMENT_CODE_VERSION = 1
 

@@ -32,8 +32,8 @@ from clotseg.prep.plan import Plan, Stage, Switch, plan_off, plan_stage, refused
 from clotseg.prep.selection import slices_of_cohort
 from clotseg.prep.shards import Shard, plan_shards, write_shard
 from clotseg.prep.split import Members, read_split_file
-from clotseg.prep.tasks import open_workers
 from clotseg.project import COHORTS, SLICED_COHORTS, Project
+from clotseg.tasks import open_workers
 
 SLICE_CODE_VERSION = 2
 

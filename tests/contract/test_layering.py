@@ -16,7 +16,10 @@ HEAVY = (
     *("highdicom", "numba", "pydicom", "SimpleITK"),
 )
 
-SHARED = ("errors", "recipes", "config", "project", "artifact", "quiet", "console", "telemetry", "dashboard")
+SHARED = (
+    *("errors", "recipes", "config", "project", "artifact", "quiet", "console", "telemetry", "dashboard"),
+    "tasks",
+)
 """What every package may use, each only from those before it."""
 
 STORY = ("prep", "scans", "dali", "train", "evaluate")

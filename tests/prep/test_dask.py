@@ -15,8 +15,8 @@ from clotseg.config import Config, FeedConfig, RuntimeConfig, SliceConfig
 from clotseg.console import PlainProgress
 from clotseg.errors import DataError, EnvironmentProblem
 from clotseg.prep.stages import run_prep
-from clotseg.prep.tasks import open_workers
 from clotseg.project import Project
+from clotseg.tasks import open_workers
 from tests.conftest import contents, run_clotseg
 from tests.prep.worker_tasks import refuse
 
@@ -67,7 +67,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_a_cluster_whose_workers_die_is_told_and_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clotseg.prep.tasks.LOOK_FOR_WORKERS_S", 0.5)
+    monkeypatch.setattr("clotseg.tasks.LOOK_FOR_WORKERS_S", 0.5)
     with (
         running_cluster(tmp_path, workers=1) as address,
         open_workers(RuntimeConfig(dask=address), tmp_path, 0) as workers,
@@ -102,7 +102,7 @@ def test_prep_on_the_cluster_gives_the_bytes_of_a_local_prep(
 def test_a_cluster_that_does_not_answer_is_an_environment_problem(
     cohort: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clotseg.prep.tasks.CONNECT_TIMEOUT_S", 1)
+    monkeypatch.setattr("clotseg.tasks.CONNECT_TIMEOUT_S", 1)
     address = f"tcp://127.0.0.1:{free_port()}"
     with (
         pytest.raises(EnvironmentProblem, match="no Dask scheduler answers") as caught,

@@ -11,8 +11,8 @@ import pytest
 
 from clotseg.config import RuntimeConfig
 from clotseg.errors import DataError, EnvironmentProblem
-from clotseg.prep.tasks import LocalProcesses, ThisProcess, Workers, open_workers
 from clotseg.project import Project
+from clotseg.tasks import LocalProcesses, ThisProcess, Workers, open_workers
 from tests.conftest import start_python
 from tests.prep.conftest import found_cases
 from tests.prep.worker_tasks import heavy_modules_after_work, refuse
@@ -23,7 +23,7 @@ import signal, sys
 from pathlib import Path
 from clotseg.cli import _interrupt
 from clotseg.errors import Interrupted
-from clotseg.prep.tasks import LocalProcesses
+from clotseg.tasks import LocalProcesses
 from tests.prep.worker_tasks import note_and_sleep
 
 for number in (signal.SIGINT, signal.SIGTERM):
