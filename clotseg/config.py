@@ -20,6 +20,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Auto = Literal["auto"]
+Flip = Literal["horizontal", "vertical"]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -139,6 +140,14 @@ class AugmentConfig:
     noise_poisson: Probability = 0.0
     noise_poisson_factor: Limits = (0.1, 1.0)
     drop_modality: Probability = 0.0
+
+    @property
+    def flips(self) -> tuple[Flip, ...]:
+        """The flips that slices are trained with."""
+        if self.probability == 0:
+            return ()
+        odds: dict[Flip, float] = {"horizontal": self.horizontal_flip, "vertical": self.vertical_flip}
+        return tuple(flip for flip, odd in odds.items() if odd > 0 or self.selection == "key8")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

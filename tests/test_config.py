@@ -5,7 +5,7 @@ import tomllib
 
 import pytest
 
-from clotseg.config import Config, load_config, plain, to_toml
+from clotseg.config import AugmentConfig, Config, load_config, plain, to_toml
 from clotseg.errors import ConfigError
 
 
@@ -26,6 +26,23 @@ def refused(file, flags=None):
     with pytest.raises(ConfigError) as caught:
         load_config(file, flags)
     return caught.value
+
+
+@pytest.mark.parametrize(
+    ("settings", "flips"),
+    [
+        ({"vertical_flip": 0}, ("horizontal", "vertical")),
+        ({"selection": "independent"}, ("horizontal", "vertical")),
+        ({"selection": "independent", "vertical_flip": 0}, ("horizontal",)),
+        ({"selection": "independent", "horizontal_flip": 0}, ("vertical",)),
+        ({"selection": "independent", "horizontal_flip": 0, "vertical_flip": 0}, ()),
+        ({"probability": 0}, ()),
+    ],
+    ids=str,
+)
+def test_flips_are_those_that_can_be_drawn(settings, flips):
+    """The key of eight switches a flip whatever its own probability."""
+    assert AugmentConfig(**settings).flips == flips
 
 
 def test_without_a_file_the_default_settings_are_in_force(tmp_path):

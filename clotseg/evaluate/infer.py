@@ -8,13 +8,14 @@ several networks or of flipped slices, is averaged.
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clotseg.config import SliceConfig
+from clotseg.config import Flip, SliceConfig
 from clotseg.errors import ConfigError, DataError
 from clotseg.prep.cases import Case, Volume, open_volume
 from clotseg.prep.slices import Bytes, channel_count, window_volumes, with_context
@@ -26,8 +27,8 @@ Halves = NDArray[np.float16]
 
 SLICES_AT_ONCE = 16
 SLICES_PER_BLOCK = 4 * SLICES_AT_ONCE
-FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (1,), (1, 2))
-"""Axes of [N, row, column, …] that each pass turns round: none, left to right, upside down, both."""
+FLIPPED_AXIS: dict[Flip, int] = {"horizontal": 2, "vertical": 1}
+"""Axis of [N, row, column, …] that a flip turns round."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -73,10 +74,12 @@ class Network:
     Attributes:
         model: takes float32 [N, size, size, channels] in 0…1.
         size: side of its input square, in pixels.
+        flips: those it was trained with.
     """
 
     model: Model
     size: int
+    flips: tuple[Flip, ...] = ()
 
 
 def open_case(case: Case) -> Volumes:
@@ -90,19 +93,22 @@ class Predictor:
     Args:
         networks: one, or those of an ensemble.
         slicing: the windows and the context they were trained with.
-        tta: whether each also sees the slices flipped, four passes in all (test-time augmentation).
+        tta: whether each also sees the slices flipped as in training (test-time augmentation): two passes for
+            a network trained with one flip, four for one trained with both.
     """
 
     def __init__(self, networks: Sequence[Network], slicing: SliceConfig, *, tta: bool = False) -> None:
         channels = channel_count(slicing)
-        self._calls = [(_compiled(net.model, net.size, channels), net.size) for net in networks]
+        self._calls = [
+            (_compiled(net.model, net.size, channels), net.size, _views(net.flips if tta else ()))
+            for net in networks
+        ]
         self._slicing = slicing
-        self._flips = FLIPS if tta else FLIPS[:1]
 
     @property
     def passes(self) -> int:
         """How many probabilities are averaged."""
-        return len(self._calls) * len(self._flips)
+        return sum(len(views) for *_, views in self._calls)
 
     def probability(self, volumes: Volumes) -> Floats:
         """Clot probability of every voxel, float32 [row, column, slice], on the grid of the volumes.
@@ -122,7 +128,7 @@ class Predictor:
             DataError: a slice is larger than a network's input.
         """
         rows, columns, slices = volumes.shape
-        smallest = min(size for _, size in self._calls)
+        smallest = min(size for _, size, _ in self._calls)
         if max(rows, columns) > smallest:
             raise DataError(
                 f"has slices of {rows}×{columns} pixels; the network takes {smallest}×{smallest}",
@@ -150,9 +156,9 @@ class Predictor:
     def _predict(self, slices: Bytes, numbers: slice) -> Block:
         total = np.zeros(slices.shape[:3], np.float32)
         squares = np.zeros_like(total) if self.passes > 1 else None
-        for call, size in self._calls:
-            for flip in self._flips:
-                predicted = _whole_block(call, slices, size, flip)
+        for call, size, views in self._calls:
+            for turned in views:
+                predicted = _whole_block(call, slices, size, turned)
                 total += predicted
                 if squares is not None:
                     squares += predicted * predicted
@@ -170,7 +176,8 @@ def load_predictor(checkpoints: Sequence[Path], *, tta: bool) -> Predictor:
 
     Raises:
         CorruptArtifactError: one of them is damaged.
-        ConfigError: they were trained on slices of different windows or context.
+        ConfigError: they were trained on slices of different windows or context, or one that is to see flips
+            was trained without.
     """
     loaded = [load_checkpoint(folder) for folder in checkpoints]
     slicing = loaded[0][1].slicing
@@ -182,8 +189,20 @@ def load_predictor(checkpoints: Sequence[Path], *, tta: bool) -> Predictor:
                 where=folder,
                 fix="test them one by one",
             )
-    networks = [Network(model=model, size=description.size) for model, description in loaded]
+        if tta and not description.flips:
+            raise ConfigError(
+                "was trained without flips, so it says nothing of use about flipped slices",
+                where=folder,
+                fix="leave --tta away, or train with [augment] horizontal_flip above 0",
+            )
+    networks = [Network(model=net, size=told.size, flips=told.flips) for net, told in loaded]
     return Predictor(networks, slicing, tta=tta)
+
+
+def _views(flips: tuple[Flip, ...]) -> list[tuple[int, ...]]:
+    """The axes that each pass turns round: every choice among the flips, none of them first."""
+    axes = [FLIPPED_AXIS[flip] for flip in flips]
+    return [chosen for count in range(len(axes) + 1) for chosen in combinations(axes, count)]
 
 
 def _seen(slicing: SliceConfig) -> tuple[object, ...]:
@@ -203,17 +222,17 @@ def _compiled(model: Model, size: int, channels: int) -> Callable[[Bytes], Any]:
     return compiled
 
 
-def _whole_block(call: Callable[[Bytes], Any], slices: Bytes, size: int, flip: tuple[int, ...]) -> Floats:
-    """One pass over a block: float32 [slice, row, column].
+def _whole_block(call: Callable[[Bytes], Any], slices: Bytes, size: int, turned: tuple[int, ...]) -> Floats:
+    """One pass over a block, turned round along these axes: float32 [slice, row, column].
 
     Slices are flipped before they are padded, as in training: an odd pixel of padding stays where it was.
     """
     rows, columns = slices.shape[1:3]
     predicted = np.empty(slices.shape[:3], np.float32)
     for start in range(0, len(slices), SLICES_AT_ONCE):
-        batch = np.flip(slices[start : start + SLICES_AT_ONCE], flip)
+        batch = np.flip(slices[start : start + SLICES_AT_ONCE], turned)
         answer = centre_crop(call(centre_pad(batch, size)).numpy(), rows, columns)[..., 0]
-        predicted[start : start + SLICES_AT_ONCE] = np.flip(answer, flip)
+        predicted[start : start + SLICES_AT_ONCE] = np.flip(answer, turned)
     return predicted
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from clotseg import artifact
-from clotseg.config import NetworkConfig, SliceConfig, plain
+from clotseg.config import Flip, NetworkConfig, SliceConfig, plain
 from clotseg.errors import ConfigError, CorruptArtifactError, DataError
 from clotseg.project import CHECKPOINTS, Run
 from clotseg.train.unet import Model, build_unet
@@ -35,6 +35,7 @@ class Description:
         slicing: the windows its inputs were made with.
         size: side of the input square, in pixels.
         channels: input channels.
+        flips: what it was trained with; a checkpoint that does not say so was with both.
         epoch: after which epoch, from 1.
         val_dice: mean validation Dice of that epoch.
         weights: file name of the weights.
@@ -47,6 +48,7 @@ class Description:
     channels: Annotated[int, Field(ge=1)]
     epoch: Annotated[int, Field(ge=1)]
     val_dice: Annotated[float, Field(ge=0, le=1)]
+    flips: tuple[Flip, ...] = ("horizontal", "vertical")
     weights: Annotated[str, Field(pattern=r"^[\w.-]+\.weights\.h5$")] = ""
     sha256: str = ""
 

@@ -134,6 +134,7 @@ class Keeper:
             slicing=config.slice,
             size=self.session.feed.size,
             channels=channel_count(config.slice),
+            flips=config.augment.flips,
             epoch=row.epoch,
             val_dice=row.val_dice,
         )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clotseg.config import SliceConfig
+from clotseg.config import Flip, SliceConfig
 from clotseg.errors import DataError
 from clotseg.evaluate.infer import Network, Predictor, Volumes, centre_crop, centre_pad, open_case
 from clotseg.prep.cases import Case, open_volume, survey_cases
@@ -167,14 +167,20 @@ def padded_place(rows: int, columns: int) -> NDArray[np.float64]:
     return np.asarray(numbers / (2 * SIZE * SIZE))
 
 
-def test_flipped_slices_are_averaged_where_they_belong(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flips", [("horizontal",), ("vertical",), ("horizontal", "vertical")], ids="+".join)
+def test_slices_flipped_as_in_training_are_averaged_where_they_belong(
+    tmp_path: Path, flips: tuple[Flip, ...]
+) -> None:
     """Turned round, padded, seen, turned back: the picture stays, the place in the square is mirrored."""
     case = one_case(tmp_path, (31, 20, 5))
-    predictor = Predictor([Network(model=numbered, size=SIZE)], WINDOWS, tta=True)
-    place = padded_place(31, 20)
-    views = [place, place[:, ::-1], place[::-1], place[::-1, ::-1]]
+    predictor = Predictor([Network(model=numbered, size=SIZE, flips=flips)], WINDOWS, tta=True)
+    views = [padded_place(31, 20)]
+    if "horizontal" in flips:
+        views += [view[:, ::-1] for view in views]
+    if "vertical" in flips:
+        views += [view[::-1] for view in views]
     picture = windowed(np.load(case.cta), WINDOWS.cta_window_hu) / 2
-    assert predictor.passes == 4
+    assert predictor.passes == len(views) == 2 ** len(flips)
     (block,) = predictor.blocks(open_case(case))
     expected = picture + np.mean(views, axis=0)[..., np.newaxis]
     np.testing.assert_allclose(block.probability, expected, atol=1e-6)

@@ -12,6 +12,7 @@ import pytest
 from clotseg.config import SplitConfig
 from clotseg.console import PlainProgress
 from clotseg.errors import ConfigError, CorruptArtifactError, DataError
+from clotseg.evaluate.infer import load_predictor
 from clotseg.evaluate.subject import Subject, find_subject
 from clotseg.evaluate.testing import score_test_cohort
 from clotseg.prep.cohorts import read_cohorts
@@ -126,6 +127,19 @@ def test_an_ensemble_has_a_folder_and_an_operating_point_of_its_own(
     assert all(0 <= case["spread"] <= 0.5 for case in results["both"]["cases"])
     kept = json.loads((run.best / "operating_point.json").read_text())["points"]
     assert [(len(point["weights"]), point["tta"]) for point in kept] == [(1, False), (2, True)]
+
+
+def test_a_network_trained_without_flips_is_not_shown_any(
+    crossed: tuple[Project, list[Run]], tmp_path: Path
+) -> None:
+    _, found = crossed
+    best = Path(shutil.copytree(found[-1].best, tmp_path / "Best_Model"))
+    told = json.loads((best / "network.json").read_text())
+    (best / "network.json").write_text(json.dumps({**told, "flips": []}))
+    assert load_predictor([best], tta=False).passes == 1
+    with pytest.raises(ConfigError, match="trained without flips") as caught:
+        load_predictor([found[-1].best, best], tta=True)
+    assert caught.value.where == best
 
 
 def test_weights_that_are_named_twice_are_refused(crossed: tuple[Project, list[Run]]) -> None:

@@ -37,7 +37,7 @@ from tests.conftest import copy_of
 
 SETTINGS = Config(
     feed=FeedConfig(size=32),
-    augment=AugmentConfig(probability=0.5),
+    augment=AugmentConfig(probability=0.5, selection="independent", vertical_flip=0),
     network=NetworkConfig(filters=4, depth=2, initial_probability=0.5),
     train=TrainConfig(
         epochs=2, batch_size=5, learning_rate=1e-3, seed=5, schedule="constant", warmup_epochs=0
@@ -122,6 +122,7 @@ def test_a_run_leaves_its_weights_its_history_and_its_records(
         ),
     }
     assert json.loads(run.record.read_text())["state"] == "finished"
+    assert json.loads((run.best / "network.json").read_text())["flips"] == ["horizontal"]
 
 
 @pytest.mark.slow

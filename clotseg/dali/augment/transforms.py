@@ -99,7 +99,7 @@ def bounds_of(config: AugmentConfig, *, channels: int, largest_side: int) -> Bou
     return Bounds(
         channels=channels,
         largest_side=largest_side,
-        flips=by_key or config.horizontal_flip + config.vertical_flip > 0,
+        flips=bool(config.flips),
         grades=by_key or config.brightness_contrast + config.gamma > 0,
         blurs=by_key or config.blur > 0,
         clahe_clips=config.clahe_limit if by_key or config.clahe > 0 else None,
