@@ -241,12 +241,14 @@ class TestConfig:
 
     With `auto` the threshold, and how many voxels the smallest component has that is kept, are chosen on the
     validation cohort. With a threshold of your own nothing is removed, unless `smallest_component` says so.
+    With `tta` each slice is also seen flipped as in training, and the probabilities are averaged.
     """
 
     __test__ = False
 
     threshold: Fraction | Auto = "auto"
     smallest_component: Annotated[int, Field(ge=0)] | Auto = "auto"
+    tta: bool = False
     bootstrap_samples: Count = 2000
     seed: Seed = 1
 

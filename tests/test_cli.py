@@ -414,9 +414,10 @@ def test_new_patients_are_predicted_a_bad_one_is_told_and_the_network_exported(t
     """phantom → train → test → predict → export, as processes of their own."""
     assert run_clotseg("phantom", tmp_path, "--cases", 8, "--size", 32, "--slices", 8).returncode == 0
     trained = said_by(tmp_path, "train", *TINY)
-    said_by(tmp_path, "test", "--gpus", 0)
-    again = said_by(tmp_path, "test", "--gpus", 0, "--tta")
-    assert "/Testing/Best_Model-tta/" in again["report"]
+    flipped = said_by(tmp_path, "test", "--gpus", 0)
+    assert all(case["spread"] >= 0 for case in flipped["cases"])
+    plain = said_by(tmp_path, "test", "--gpus", 0, "--no-tta")
+    assert all(case["spread"] is None for case in plain["cases"])
     patients = tmp_path / "new"
     patients.mkdir()
     volumes = Project(tmp_path).volumes

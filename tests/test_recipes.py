@@ -11,6 +11,7 @@ from clotseg.config import (
     FeedConfig,
     NetworkConfig,
     OfflineConfig,
+    TestConfig,
     TrainConfig,
     load_config,
 )
@@ -29,7 +30,8 @@ def test_without_a_word_the_default_recipe_holds_and_its_file_says_what_it_is() 
     changes |= {"brightness_limit", "contrast_limit", "gamma_limit"}
     plain, chosen = asdict(AugmentConfig()), asdict(config.augment)
     assert {name for name in plain if plain[name] != chosen[name]} == changes
-    assert (config.slice, config.feed, config.test) == (Config().slice, Config().feed, Config().test)
+    assert (config.slice, config.feed) == (Config().slice, Config().feed)
+    assert config.test == TestConfig(tta=True)
 
 
 def test_ct_clotseg_is_the_published_setting() -> None:
@@ -61,6 +63,7 @@ def test_ct_clotseg_is_the_published_setting() -> None:
     assert config.feed == FeedConfig(size=256)
     assert config.augment == AugmentConfig(probability=0.8, selection="key8")
     assert config.offline == OfflineConfig(target_train=10_000, target_val=2_000)
+    assert config.test == TestConfig(tta=False)
 
 
 def test_a_project_changes_its_recipe_and_a_flag_changes_both(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test(
     context: typer.Context,
     ckpt: Checkpoints = None,
     folds: FoldRuns = None,
-    tta: Tta = False,
+    tta: Tta = None,
     threshold: Threshold = None,
     gpus: Gpus = None,
     verify: Verify = Level.quick,
@@ -37,7 +37,7 @@ def test(
     print_config: PrintConfig = False,
 ) -> None:
     """Score the untouched test cohort and write the report."""
-    flags = {"runtime.gpus": gpus, "test.threshold": threshold}
+    flags = {"runtime.gpus": gpus, "test.threshold": threshold, "test.tta": tta}
     config = load(context.obj, flags, print_only=print_config)
     from clotseg.console import open_progress
     from clotseg.evaluate.testing import score_test_cohort
@@ -47,7 +47,7 @@ def test(
     progress = open_progress()
     require_whole(verify_project(context.obj, progress, level=verify.value, below=(context.obj.original,)))
     together, apart = below(context.obj, ckpt), below(context.obj, folds)
-    result = score_test_cohort(context.obj, config, progress, checkpoints=together, folds=apart, tta=tta)
+    result = score_test_cohort(context.obj, config, progress, checkpoints=together, folds=apart)
     show(result, test_table, as_json=as_json)
 
 
@@ -57,7 +57,7 @@ def predict(
     inputs: Inputs,
     ckpt: Checkpoints = None,
     out: Out = Path("predictions"),
-    tta: Tta = False,
+    tta: Tta = None,
     threshold: Threshold = None,
     overwrite: Overwrite = False,
     gpus: Gpus = None,

@@ -106,8 +106,10 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace predictions made otherwise than asked for now.")
 ]
 Tta = Annotated[
-    bool,
-    typer.Option("--tta", help="Average over slices flipped as in training; takes 2 to 4 times as long."),
+    bool | None,
+    typer.Option(
+        "--tta/--no-tta", help="Average over slices flipped as in training; takes 2 to 4 times as long."
+    ),
 ]
 Threshold = Annotated[
     str | None,

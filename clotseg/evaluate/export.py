@@ -1,12 +1,12 @@
 """`clotseg export`: a checkpoint in; a SavedModel, and ONNX where asked for, that need no clotseg out.
 
 What is written takes slices in HU at their own size and gives probabilities of the same size: windows,
-padding and sigmoid are inside. It is read back from disk and held against the network as training and testing
-use it before anything is published.
+padding, sigmoid and, where the network was tested with them, flips are inside. It is read back from disk and
+held against the network as testing uses it before anything is published.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clotseg import artifact
-from clotseg.config import Config, plain
+from clotseg.config import Config, Flip, plain
 from clotseg.console import Progress
 from clotseg.errors import CorruptArtifactError, DataError, require_extra
-from clotseg.evaluate.infer import Model, Predictor, Volumes, load_predictor
+from clotseg.evaluate.infer import Model, Predictor, Volumes, load_predictor, views_of
 from clotseg.evaluate.operating_point import cut_in_force, find_point
 from clotseg.prep.cases import open_volume
 from clotseg.prep.cohorts import read_cohorts
@@ -26,7 +26,7 @@ from clotseg.project import Project
 from clotseg.train.checkpoint import Description, find_checkpoint, load_checkpoint
 from clotseg.train.devices import open_devices
 
-EXPORT_CODE_VERSION = 1
+EXPORT_CODE_VERSION = 2
 SAVED_MODEL, ONNX, FACTS = "saved_model", "model.onnx", "export.json"
 ONNX_OPSET = 17
 TOLERANCE = 1e-5
@@ -64,17 +64,20 @@ def export(
         require_extra("onnx", ("tf2onnx", "onnxruntime"), where="--onnx")
     open_devices(config.runtime)
     model, description = load_checkpoint(folder)
-    predictor = load_predictor([folder], tta=False)
+    point = find_point(folder, [description.sha256], tta=None)
+    flips = description.flips if point is not None and point.tta else ()
+    predictor = load_predictor([folder], tta=bool(flips))
     source, volumes = _slices_to_compare(project, description.size)
     with artifact.publish(out) as building:
-        module = _module(model, description)
+        module = _module(model, description, flips)
         answers = {"saved_model": _write_saved_model(building / SAVED_MODEL, module)}
         if onnx:
             answers["onnx"] = _write_onnx(building / ONNX, module)
         largest = _compare(predictor, answers, volumes, description)
         for name, difference in largest.items():
             progress.say("export", format=name, slices=volumes.shape[2], largest_difference=difference)
-        facts = {**_facts(folder, config, description), "largest_difference": largest, "compared_on": source}
+        facts = {**_facts(description, flips), "largest_difference": largest, "compared_on": source}
+        facts["cut"] = None if point is None else plain(cut_in_force(config.test, point))
         artifact.write_json(building / FACTS, {"format": artifact.FORMAT, **facts})
         _write_manifest(building, description)
     return {
@@ -93,8 +96,11 @@ def _require_free(out: Path) -> None:
         raise DataError("is no earlier export, and is left as it is", where=out, fix="name another folder")
 
 
-def _module(model: Model, description: Description) -> Any:
-    """A `tf.Module` whose `serve` takes HU [N, row, column, channel] and gives the probability."""
+def _module(model: Model, description: Description, flips: Sequence[Flip]) -> Any:
+    """A `tf.Module` whose `serve` takes HU [N, row, column, channel] and gives the probability.
+
+    It is the mean over every choice among the flips.
+    """
     import tensorflow as tf
 
     size, channels = description.size, description.channels
@@ -102,15 +108,23 @@ def _module(model: Model, description: Description) -> Any:
     windows = (description.slicing.cta_window_hu, description.slicing.ncct_window_hu)
     low, high = (np.repeat([float(window[end]) for window in windows], neighbours) for end in (0, 1))
 
+    views = views_of(flips)
+
     def serve(hu: Any) -> dict[str, Any]:
         levels = _grey_levels(hu, low, high)
-        rows, columns = tf.shape(hu)[1], tf.shape(hu)[2]
+        seen = [turned(native(turned(levels, axes)), axes) for axes in views]
+        return {"probability": tf.add_n(seen) / len(views)}
+
+    def turned(slices: Any, axes: tuple[int, ...]) -> Any:
+        return tf.reverse(slices, axes) if axes else slices
+
+    def native(levels: Any) -> Any:
+        rows, columns = tf.shape(levels)[1], tf.shape(levels)[2]
         top, left = (size - rows) // 2, (size - columns) // 2
         around = [[0, 0], [top, size - rows - top], [left, size - columns - left], [0, 0]]
         square = tf.ensure_shape(tf.pad(levels, around), (None, size, size, channels))
         probability = model(square * (1 / 255), training=False)
-        native = tf.slice(probability, [0, top, left, 0], [tf.shape(hu)[0], rows, columns, 1])
-        return {"probability": native}
+        return tf.slice(probability, [0, top, left, 0], [tf.shape(levels)[0], rows, columns, 1])
 
     module = tf.Module()
     module.network = model
@@ -212,15 +226,14 @@ def slices_hu(volumes: Volumes, context: int) -> Floats:
     return np.ascontiguousarray(np.moveaxis(np.concatenate(both, axis=3), 2, 0))
 
 
-def _facts(folder: Path, config: Config, description: Description) -> dict[str, Any]:
+def _facts(description: Description, flips: Sequence[Flip]) -> dict[str, Any]:
     """What a program that runs the export must know, beside the signature."""
-    point = find_point(folder, [description.sha256], tta=False)
     context = description.slicing.context
     return {
         "weights": description.sha256,
         "largest_slice": description.size,
         "channels": [f"{kind} {offset:+d}" for kind in CHANNELS for offset in range(-context, context + 1)],
-        "cut": None if point is None else plain(cut_in_force(config.test, point)),
+        "flips": list(flips),
     }
 
 

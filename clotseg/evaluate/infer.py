@@ -93,14 +93,14 @@ class Predictor:
     Args:
         networks: one, or those of an ensemble.
         slicing: the windows and the context they were trained with.
-        tta: whether each also sees the slices flipped as in training (test-time augmentation): two passes for
-            a network trained with one flip, four for one trained with both.
+        tta: whether each also sees the slices flipped as in training (test-time augmentation): one pass for a
+            network trained without flips, two for one trained with one of them, four with both.
     """
 
     def __init__(self, networks: Sequence[Network], slicing: SliceConfig, *, tta: bool = False) -> None:
         channels = channel_count(slicing)
         self._calls = [
-            (_compiled(net.model, net.size, channels), net.size, _views(net.flips if tta else ()))
+            (_compiled(net.model, net.size, channels), net.size, views_of(net.flips if tta else ()))
             for net in networks
         ]
         self._slicing = slicing
@@ -176,8 +176,7 @@ def load_predictor(checkpoints: Sequence[Path], *, tta: bool) -> Predictor:
 
     Raises:
         CorruptArtifactError: one of them is damaged.
-        ConfigError: they were trained on slices of different windows or context, or one that is to see flips
-            was trained without.
+        ConfigError: they were trained on slices of different windows or context.
     """
     loaded = [load_checkpoint(folder) for folder in checkpoints]
     slicing = loaded[0][1].slicing
@@ -189,17 +188,11 @@ def load_predictor(checkpoints: Sequence[Path], *, tta: bool) -> Predictor:
                 where=folder,
                 fix="test them one by one",
             )
-        if tta and not description.flips:
-            raise ConfigError(
-                "was trained without flips, so it says nothing of use about flipped slices",
-                where=folder,
-                fix="leave --tta away, or train with [augment] horizontal_flip above 0",
-            )
     networks = [Network(model=net, size=told.size, flips=told.flips) for net, told in loaded]
     return Predictor(networks, slicing, tta=tta)
 
 
-def _views(flips: tuple[Flip, ...]) -> list[tuple[int, ...]]:
+def views_of(flips: Sequence[Flip]) -> list[tuple[int, ...]]:
     """The axes that each pass turns round: every choice among the flips, none of them first."""
     axes = [FLIPPED_AXIS[flip] for flip in flips]
     return [chosen for count in range(len(axes) + 1) for chosen in combinations(axes, count)]

@@ -119,16 +119,20 @@ def stored_or_chosen(
     return point
 
 
-def find_point(folder: Path, weights: Sequence[str], *, tta: bool) -> OperatingPoint | None:
+def find_point(folder: Path, weights: Sequence[str], *, tta: bool | None) -> OperatingPoint | None:
     """The operating point kept for these networks, or None.
+
+    Args:
+        folder: the first network's checkpoint folder.
+        weights: SHA-256 of each network's weights.
+        tta: chosen with flips or without; None for either, of both the one with.
 
     Raises:
         CorruptArtifactError: what is kept there is damaged or belongs to other weights.
     """
-    for point in read_points(folder, weights[0]):
-        if (point.weights, point.tta) == (tuple(weights), tta):
-            return point
-    return None
+    kept = [point for point in read_points(folder, weights[0]) if point.weights == tuple(weights)]
+    found = [point for point in kept if tta in (None, point.tta)]
+    return max(found, key=lambda point: point.tta, default=None)
 
 
 def read_points(folder: Path, weights: str) -> list[OperatingPoint]:

@@ -80,18 +80,19 @@ def predict(
     checkpoints: Sequence[Path],
     inputs: Sequence[Path],
     out: Path,
-    tta: bool = False,
+    tta: bool | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Predicts every case, and writes `predictions.csv` over all cases in `out`.
 
     Args:
-        config: devices; and the threshold, where one was set.
+        config: devices; the threshold, where one was set; flips.
         progress: told of each case.
         checkpoints: runs, checkpoint folders or weights files; several are an ensemble.
         inputs: see `find_patients`.
         out: the folder for the results, made where it is not there.
-        tta: whether flipped slices are averaged.
+        tta: whether flipped slices are averaged; None for as the network was tested, or, where it was not, as
+            the settings say.
         overwrite: whether results of other volumes, weights or settings are replaced.
 
     Returns:
@@ -126,10 +127,13 @@ def require_all(result: Mapping[str, Any]) -> None:
     require_none_failed(result["cases"], outcome="could not be predicted", fix=fix)
 
 
-def open_networks(config: Config, progress: Progress, folders: Sequence[Path], *, tta: bool) -> Networks:
+def open_networks(
+    config: Config, progress: Progress, folders: Sequence[Path], *, tta: bool | None
+) -> Networks:
     """What checkpoint folders say of their networks; weights are read when the first case needs them."""
     weights = tuple(read_description(folder).sha256 for folder in folders)
     point = find_point(folders[0], weights, tta=tta)
+    flips = tta if tta is not None else config.test.tta if point is None else point.tta
     if point is None:
         progress.say(
             "notice",
@@ -140,12 +144,12 @@ def open_networks(config: Config, progress: Progress, folders: Sequence[Path], *
     @cache
     def predictor() -> Predictor:
         open_devices(config.runtime)
-        return load_predictor(folders, tta=tta)
+        return load_predictor(folders, tta=flips)
 
     return Networks(
         predictor=predictor,
         weights=weights,
-        tta=tta,
+        tta=flips,
         cut=cut_in_force(config.test, point),
         take_one_volume=all(_was_trained_on_one_volume(folder) for folder in folders),
     )

@@ -56,12 +56,10 @@ class Subject:
 
     Attributes:
         arms: one, or one for each fold; no case is tested by two.
-        tta: whether flipped slices are averaged.
         target: the folder for the results, in the run of the first network.
     """
 
     arms: tuple[Arm, ...]
-    tta: bool
     target: Path
 
     @property
@@ -71,7 +69,7 @@ class Subject:
 
 
 def find_subject(
-    project: Project, cohorts: Cohorts, *, checkpoints: Sequence[Path], folds: Sequence[Path], tta: bool
+    project: Project, cohorts: Cohorts, *, checkpoints: Sequence[Path], folds: Sequence[Path]
 ) -> Subject:
     """What the user's paths mean.
 
@@ -80,7 +78,6 @@ def find_subject(
         cohorts: the present split.
         checkpoints: runs, checkpoint folders or weights files that answer together; none for the newest run.
         folds: runs of a cross-validation instead; each is asked about its own test cohort.
-        tta: whether flipped slices are averaged.
 
     Raises:
         ConfigError: both checkpoints and folds are named, or one is named twice.
@@ -104,8 +101,7 @@ def find_subject(
     if len(weights) > 1:
         kind = "Folds" if folds else "Ensemble"
         name = f"{kind}-{artifact.stage_key('subject', 1, kind, weights)[:8]}"
-    target = arms[0].run.testing(f"{name}-tta" if tta else name)
-    return Subject(arms=arms, tta=tta, target=target)
+    return Subject(arms=arms, target=arms[0].run.testing(name))
 
 
 def newest_best(project: Project) -> Path:

@@ -49,7 +49,6 @@ def score_test_cohort(
     *,
     checkpoints: Sequence[Path] = (),
     folds: Sequence[Path] = (),
-    tta: bool = False,
     reuse: bool = False,
 ) -> dict[str, Any]:
     """Scores the test cohort, or over the folds of a cross-validation every case.
@@ -58,12 +57,11 @@ def score_test_cohort(
 
     Args:
         project: whose test cohort.
-        config: threshold and bootstrap; devices.
+        config: threshold, flips and bootstrap; devices.
         progress: told of each case.
         checkpoints: runs, checkpoint folders or weights files; several are an ensemble. None of them for the
             newest run's best.
         folds: runs instead, each to be asked about its own test cohort.
-        tta: whether flipped slices are averaged.
         reuse: whether results of the same weights, settings and cases are taken as they are.
 
     Returns:
@@ -76,7 +74,7 @@ def score_test_cohort(
         CorruptArtifactError: one is damaged, or was trained with another split than the present one.
     """
     cohorts = read_cohorts(project)
-    subject = find_subject(project, cohorts, checkpoints=checkpoints, folds=folds, tta=tta)
+    subject = find_subject(project, cohorts, checkpoints=checkpoints, folds=folds)
     key = _key(config.test, subject, cohorts)
     if reuse and artifact.reusable(subject.target, key):
         progress.say("test", state="reused")
@@ -127,7 +125,7 @@ def _doubt_and_dice(tested: Tested, config: TestConfig) -> dict[str, Any]:
 
 def _key(config: TestConfig, subject: Subject, cohorts: Cohorts) -> str:
     weights = [arm.weights for arm in subject.arms]
-    inputs = [weights, subject.tta, POINT_CODE_VERSION, cohorts.key]
+    inputs = [weights, POINT_CODE_VERSION, cohorts.key]
     return artifact.stage_key("test", TEST_CODE_VERSION, plain(config), inputs)
 
 
@@ -135,14 +133,14 @@ def _score_cohort(folder: Path, subject: Subject, config: TestConfig, progress: 
     (folder / MASKS).mkdir()
     tested = Tested(scored=[], operating_points=[])
     for arm in subject.arms:
-        predictor = load_predictor(arm.checkpoints, tta=subject.tta)
+        predictor = load_predictor(arm.checkpoints, tta=config.tta)
         point = stored_or_chosen(
             arm.checkpoints[0],
             predictor,
             arm.validation,
             progress,
             weights=arm.weights,
-            tta=subject.tta,
+            tta=config.tta,
             split_key=arm.split_key,
         )
         cut = cut_in_force(config, point)
@@ -243,6 +241,7 @@ def _report_content(
         configuration_toml=first.run.settings.read_text(encoding="utf-8"),
         provenance={
             **_networks(subject),
+            "averaged over flips": _flips(subject, tested),
             "split key": cohorts.key,
             **{name: str(value) for name, value in environment.items()},
         },
@@ -299,6 +298,16 @@ def _networks(subject: Subject) -> dict[str, str]:
         "weights SHA-256": [description.sha256 for _, _, description in networks],
     }
     return {name: "; ".join(values) for name, values in facts.items()}
+
+
+def _flips(subject: Subject, tested: Tested) -> str:
+    """The flips that each network was shown slices with, beside the slices as they are."""
+    flips = [
+        " and ".join(description.flips) if point["chosen"]["tta"] else ""
+        for arm, point in zip(subject.arms, tested.operating_points, strict=True)
+        for description in arm.descriptions
+    ]
+    return "; ".join(each or "none" for each in flips)
 
 
 def _picture(folder: Path, entry: CheckedCase, score: CaseScore, role: Any) -> Picture:

@@ -28,13 +28,15 @@ NETWORK = NetworkConfig(filters=2, depth=1)
 SIZE = 32
 
 
-def settings(*, threshold: Any = "auto", smallest: Any = "auto", split: SplitConfig | None = None) -> Config:
+def settings(
+    *, threshold: Any = "auto", smallest: Any = "auto", split: SplitConfig | None = None, tta: bool = False
+) -> Config:
     return Config(
         split=split or SplitConfig(),
         slice=SliceConfig(slices_per_shard=8),
         feed=FeedConfig(size=SIZE),
         network=NETWORK,
-        test=TestConfig(threshold=threshold, smallest_component=smallest, bootstrap_samples=50),
+        test=TestConfig(threshold=threshold, smallest_component=smallest, bootstrap_samples=50, tta=tta),
         runtime=RuntimeConfig(gpus=0),
     )
 

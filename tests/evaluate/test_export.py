@@ -15,12 +15,14 @@ from clotseg.console import PlainProgress
 from clotseg.errors import CorruptArtifactError, DataError
 from clotseg.evaluate.export import export, slices_hu
 from clotseg.evaluate.infer import Volumes, centre_crop, centre_pad
+from clotseg.evaluate.operating_point import write_points
 from clotseg.prep.slices import window_volumes, with_context
 from clotseg.project import Project, Run
-from clotseg.train.checkpoint import Description, load_checkpoint, save_checkpoint
+from clotseg.train.checkpoint import Description, load_checkpoint, read_description, save_checkpoint
 from clotseg.train.unet import build_unet
 from tests.conftest import contents, start_python
 from tests.evaluate.conftest import NETWORK, SIZE, settings
+from tests.evaluate.test_operating_point import point_of
 
 pytestmark = [
     pytest.mark.filterwarnings(
@@ -52,6 +54,11 @@ def trainers_answer(checkpoint: Path, volumes: Volumes) -> NDArray[np.float32]:
     slices = with_context(windowed, range(len(windowed)), description.slicing.context)
     padded = centre_pad(slices, description.size).astype(np.float32) / 255
     return np.asarray(centre_crop(model(padded, training=False).numpy(), *windowed.shape[1:3]))
+
+
+def flipped(volumes: Volumes, axes: tuple[int, ...]) -> Volumes:
+    """The volumes turned round along axes of [row, column, slice]."""
+    return Volumes(name="flipped", cta=np.flip(volumes.cta, axes), ncct=np.flip(volumes.ncct, axes))
 
 
 def served(folder: Path, hu: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -150,6 +157,31 @@ def test_damaged_weights_are_not_exported(run: Run, tmp_path: Path) -> None:
     with pytest.raises(CorruptArtifactError, match="not the ones that were saved"):
         exported_to(Project(tmp_path), folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_network_tested_with_flips_is_exported_with_them(
+    project: Project, run: Run, tmp_path: Path
+) -> None:
+    """In both formats, on slices of odd sides, which a flip moves by a pixel in the padded square."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
+    best = Path(shutil.copytree(run.best, tmp_path / "Best_Model"))
+    weights = read_description(best).sha256
+    write_points(best, weights, [point_of(weights, tta=True)])
+    exported_to(project, best, tmp_path / "out", onnx=True)
+    volumes = whole_hu((27, 31, 3), seed=5)
+    hu = slices_hu(volumes, 0)
+    views = [
+        np.flip(trainers_answer(best, flipped(volumes, axes)), tuple(axis + 1 for axis in axes))
+        for axes in ((), (1,), (0,), (0, 1))
+    ]
+    expected = np.mean(views, axis=0)
+    assert np.abs(expected - views[0]).max() > 1e-3
+    np.testing.assert_allclose(served(tmp_path / "out", hu), expected, atol=1e-5)
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
+    np.testing.assert_allclose(session.run(["probability"], {"hu": hu})[0], expected, atol=1e-5)
+    facts = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert (facts["flips"], facts["cut"]["threshold"]) == (["horizontal", "vertical"], 0.25)
 
 
 @pytest.mark.slow

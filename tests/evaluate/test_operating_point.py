@@ -66,7 +66,7 @@ def own(project: Project, run: Run, tmp_path: Path) -> tuple[Project, Run]:
 
 def point_kept(project: Project, run: Run) -> OperatingPoint:
     """What `clotseg test` would take for the best weights of a run, before it looks at a test case."""
-    (arm,) = find_subject(project, read_cohorts(project), checkpoints=[run.best], folds=[], tta=False).arms
+    (arm,) = find_subject(project, read_cohorts(project), checkpoints=[run.best], folds=[]).arms
     return stored_or_chosen(
         run.best,
         load_predictor(arm.checkpoints, tta=False),
@@ -221,7 +221,16 @@ def test_what_is_kept_comes_back_for_these_weights_and_passes(tmp_path: Path) ->
     write_points(tmp_path, WEIGHTS, points)
     assert read_points(tmp_path, WEIGHTS) == points
     assert find_point(tmp_path, [WEIGHTS], tta=True) == points[1]
+    assert find_point(tmp_path, [WEIGHTS], tta=False) == points[0]
     assert find_point(tmp_path, [WEIGHTS, OTHER], tta=True) is None
+
+
+def test_of_points_with_flips_and_without_the_one_with_flips_is_taken(tmp_path: Path) -> None:
+    points = [point_of(tta=True, threshold=0.4), point_of()]
+    write_points(tmp_path, WEIGHTS, points)
+    assert find_point(tmp_path, [WEIGHTS], tta=None) == points[0]
+    write_points(tmp_path, WEIGHTS, points[1:])
+    assert find_point(tmp_path, [WEIGHTS], tta=None) == points[1]
 
 
 def test_the_point_of_other_weights_is_refused(tmp_path: Path) -> None:

@@ -132,6 +132,20 @@ def test_the_mask_is_cut_at_the_operating_point_kept_with_the_weights(
         np.testing.assert_array_equal(np.load(done / name / f"{name}_pred.npy"), np.isin(labels, kept))
 
 
+@pytest.mark.parametrize("tested", [True, False], ids=["with flips", "without"])
+def test_flips_are_as_they_were_tested_unless_they_are_asked_for(
+    checkpoint: Path, patients: Path, out: Path, tested: bool
+) -> None:
+    weights = read_description(checkpoint).sha256
+    write_points(checkpoint, weights, [point_of(weights, tta=tested, threshold=THRESHOLD)])
+    result = predicted(checkpoint, patients, out / "as tested", config=settings(tta=not tested))
+    assert result["cut"]["threshold"] == THRESHOLD
+    assert all((row["spread"] != "") is tested for row in rows_of(out / "as tested"))
+    asked = predicted(checkpoint, patients, out / "asked", tta=not tested)
+    assert asked["cut"]["threshold"] == 0.5, "none was chosen for these passes"
+    assert all((row["spread"] != "") is not tested for row in rows_of(out / "asked"))
+
+
 def test_weights_without_a_threshold_are_cut_at_a_half_and_that_is_told(
     checkpoint: Path, patients: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,7 +41,7 @@ def crossed(sliced_project: Project, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def subject_of(project: Project, **named: Any) -> Subject:
-    named = {"checkpoints": [], "folds": [], "tta": False, **named}
+    named = {"checkpoints": [], "folds": [], **named}
     return find_subject(project, read_cohorts(project), **named)
 
 
@@ -119,12 +119,15 @@ def test_an_ensemble_has_a_folder_and_an_operating_point_of_its_own(
     both = [run.best, run.checkpoints]
     results = {
         "alone": score_test_cohort(project, settings(), PlainProgress(), checkpoints=both[:1]),
-        "both": score_test_cohort(project, settings(), PlainProgress(), checkpoints=both, tta=True),
+        "both": score_test_cohort(project, settings(tta=True), PlainProgress(), checkpoints=both),
     }
     assert "/Testing/Ensemble-" in results["both"]["report"]
-    assert "-tta/" in results["both"]["report"]
     assert all(case["spread"] is None for case in results["alone"]["cases"])
     assert all(0 <= case["spread"] <= 0.5 for case in results["both"]["cases"])
+    pages = {name: (project.root / told["report"]).read_text() for name, told in results.items()}
+    row = '<th scope="row">averaged over flips</th><td>'
+    assert f"{row}none<" in pages["alone"]
+    assert f"{row}horizontal and vertical; horizontal and vertical<" in pages["both"]
     kept = json.loads((run.best / "operating_point.json").read_text())["points"]
     assert [(len(point["weights"]), point["tta"]) for point in kept] == [(1, False), (2, True)]
 
@@ -136,10 +139,8 @@ def test_a_network_trained_without_flips_is_not_shown_any(
     best = Path(shutil.copytree(found[-1].best, tmp_path / "Best_Model"))
     told = json.loads((best / "network.json").read_text())
     (best / "network.json").write_text(json.dumps({**told, "flips": []}))
-    assert load_predictor([best], tta=False).passes == 1
-    with pytest.raises(ConfigError, match="trained without flips") as caught:
-        load_predictor([found[-1].best, best], tta=True)
-    assert caught.value.where == best
+    assert load_predictor([best], tta=True).passes == 1
+    assert load_predictor([found[-1].best, best], tta=True).passes == 4 + 1
 
 
 def test_weights_that_are_named_twice_are_refused(crossed: tuple[Project, list[Run]]) -> None:
