@@ -76,7 +76,7 @@ CHANGES: dict[str, Change] = {
     "muon": Change(more=_muon),
     "bfloat16": Change(settings={"train.precision": "bfloat16"}, more=_half_precision),
     "xla": Change(settings={"train.xla": True}),
-    "flips": Change(tested=("--tta",)),
+    "no-flips": Change(tested=("--no-tta",)),
     "no-ema": Change(settings={"train.ema_decay": 0.0}),
     "sgd": Change(
         settings={"train.optimizer": "sgd", "train.learning_rate": 0.01, "train.schedule": "polynomial"}
