@@ -170,6 +170,9 @@ class NetworkConfig:
     With `fold` squares of so many pixels a side become channels before the first level, and pixels again
     behind the last, in the place of one or two halvings: most of the arithmetic is at full resolution.
 
+    `cta_windows_hu` and `ncct_windows_hu` are further windows, [low, high] in HU within those of the slices:
+    in each of them the network is shown CTA or NCCT once more. It cuts them from the slices it is given.
+
     `norm` instance normalises each channel of each slice by itself (Ulyanov et al. 2016), and batch by the
     batch: with `batch_norm` local by the slices of a replica, synchronised by those of all. Running
     statistics are averaged over replicas either way.
@@ -181,6 +184,8 @@ class NetworkConfig:
     filters: Count | Auto = "auto"
     depth: Annotated[int, Field(ge=1, le=7)] | Auto = "auto"
     fold: Literal[1, 2, 4] = 1
+    cta_windows_hu: tuple[WindowHU, ...] = ()
+    ncct_windows_hu: tuple[WindowHU, ...] = ()
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     l2: NotNegative = 0.0
     norm: Literal["batch", "instance"] = "batch"
@@ -430,6 +435,11 @@ def _check_together(config: Config) -> None:
         low, high = getattr(config.slice, name)
         if not low < high:
             problems.append(f"slice.{name}: the low end {low} must lie below the high end {high}")
+        further = name.replace("window", "windows")
+        for first, last in getattr(config.network, further):
+            if not low <= first < last <= high:
+                window = f"network.{further}: [{first}, {last}]"
+                problems.append(f"{window} must rise, and lie within slice.{name} = [{low}, {high}]")
     for name in LIMITS:
         low, high = getattr(config.augment, name)
         if not low <= high:

@@ -116,6 +116,13 @@ def test_shares_that_leave_no_test_cohort_are_refused(tmp_path, train, validate)
     assert "test cohort" in str(error)
 
 
+@pytest.mark.parametrize("windows", ["[[0, 600]]", "[[-60, 20]]", "[[0, 200], [50, 50]]", "[[80, 30]]"])
+def test_further_windows_rise_and_lie_within_that_of_the_slices(toml, windows):
+    assert "network.cta_windows_hu" in str(refused(toml(f"[network]\ncta_windows_hu = {windows}\n")))
+    wide = load_config(toml("[slice]\ncta_window_hu = [-60, 600]\n[network]\ncta_windows_hu = [[0, 600]]\n"))
+    assert wide.network.cta_windows_hu == ((0, 600),)
+
+
 @pytest.mark.parametrize("window", ["cta_window_hu", "ncct_window_hu"])
 @pytest.mark.parametrize("limits", ["[100, 100]", "[100, 0]", "[-inf, 0]", "[0, inf]", "[nan, 5]", "[0]"])
 def test_a_window_must_rise_from_one_number_to_another(toml, window, limits):

@@ -64,8 +64,10 @@ CHANGES: dict[str, Change] = {
         settings={"network.norm": "instance"},
         loss="Dice and entropy",
     ),
-    "difference": Change(shape={"inputs": "difference"}),
-    "windows": Change(shape={"inputs": "windows"}),
+    "difference": Change(shape={"difference": True}),
+    "windows": Change(
+        settings={"network.cta_windows_hu": ((0, 200),), "network.ncct_windows_hu": ((30, 80),)}
+    ),
     "two-stage": Change(shape={"stages": 2}, loss="Dice and entropy"),
     "supervised": Change(shape={"supervised": 2}, loss="Dice and entropy"),
     "focal-tversky": Change(loss="focal Tversky"),

@@ -11,8 +11,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from clotseg.config import NetworkConfig
-from clotseg.train.unet import NORM_EPSILON, folded, normed, unfolded
+from clotseg.config import NetworkConfig, SliceConfig
+from clotseg.train.unet import NORM_EPSILON, folded, in_further_windows, normed, unfolded
 
 Tensor = Any  # TensorFlow and Keras ship no types
 
@@ -32,7 +32,7 @@ class Shape:
         supervised: on how many coarser levels an answer is asked for as well (deep supervision).
         leaky: activations are leaky ReLU with slope 0.01.
         refined: filters of a last convolution at full resolution, over what was unfolded and the slice.
-        inputs: what is shown beside CTA and NCCT: nothing, their `difference`, or both in narrower `windows`.
+        difference: whether CTA minus NCCT is a channel, too.
         stages: 2 for a network that says where the clot may be, from squares of four pixels a side, and a
             second one that is told; both are asked for an answer.
     """
@@ -44,27 +44,15 @@ class Shape:
     supervised: int = 0
     leaky: bool = False
     refined: int = 0
-    inputs: str = ""
+    difference: bool = False
     stages: int = 1
-
-
-NARROW = ((0.1, 0.5), (0.3, 0.8))
-"""Windows of 0 to 200 HU on CTA and 30 to 80 HU on NCCT, as parts of those that slices are cut to."""
 
 
 class WithDifference(keras.layers.Layer):
     """CTA and NCCT, and as a third channel CTA minus NCCT."""
 
     def call(self, slices: Tensor) -> Tensor:
-        return tf.concat([slices, slices[..., :1] - slices[..., 1:]], -1)
-
-
-class WithWindows(keras.layers.Layer):
-    """CTA and NCCT, and as two more channels the same in narrower windows."""
-
-    def call(self, slices: Tensor) -> Tensor:
-        lowest, highest = tf.unstack(tf.cast(tf.constant(NARROW), slices.dtype), axis=1)
-        return tf.concat([slices, tf.clip_by_value((slices - lowest) / (highest - lowest), 0, 1)], -1)
+        return tf.concat([slices, slices[..., :1] - slices[..., 1:2]], -1)
 
 
 class WithMirrored(keras.layers.Layer):
@@ -87,14 +75,14 @@ class Builder:
     def __init__(self, config: NetworkConfig, shape: Shape) -> None:
         self._config, self._shape = config, shape
 
-    def network(self, size: int, channels: int) -> Any:
+    def network(self, size: int, channels: int, slicing: SliceConfig) -> Any:
         config, shape = self._config, self._shape
         image = keras.Input((size, size, channels), name="slices")
-        features, answers = image, []
+        features, answers = in_further_windows(image, config, slicing), []
         if shape.mirror == "input":
             features = WithMirrored()(features)
-        if shape.inputs:
-            features = (WithDifference() if shape.inputs == "difference" else WithWindows())(features)
+        if shape.difference:
+            features = WithDifference()(features)
         if shape.stages == 2:
             coarse = self._decoded(features, 2 * config.fold, answers)
             answers.append(self._answer(coarse, 2 * config.fold))
@@ -187,6 +175,8 @@ class Builder:
         return normed(features, self._config)
 
 
-def build(config: NetworkConfig, *, size: int, channels: int, shape: Shape) -> Any:
+def build(
+    config: NetworkConfig, *, size: int, channels: int, shape: Shape, slicing: SliceConfig | None = None
+) -> Any:
     """Takes the place of `build_unet`."""
-    return Builder(config, shape).network(size, channels)
+    return Builder(config, shape).network(size, channels, slicing or SliceConfig())

@@ -151,7 +151,12 @@ def load_checkpoint(folder: Path) -> tuple[Model, Description]:
             fix="use another checkpoint, or train again",
         )
     try:
-        model = build_unet(description.network, size=description.size, channels=description.channels)
+        model = build_unet(
+            description.network,
+            size=description.size,
+            channels=description.channels,
+            slicing=description.slicing,
+        )
     except ConfigError as error:
         raise CorruptArtifactError(
             f"describes a network that cannot be built ({error.what})", where=folder / DESCRIPTION

@@ -1,15 +1,16 @@
 """What stays the same all through a training: settings and cohorts in; a `Session` out."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clotseg.config import Config, NetworkConfig, SliceConfig, nearest_batches, settled
+from clotseg.config import Config, SliceConfig, nearest_batches, settled
 from clotseg.dali.feed import FeedSettings, SlicedCohort, open_cohort, padded_size
 from clotseg.errors import ConfigError
 from clotseg.prep.cohorts import Cohorts, read_cohorts
@@ -195,8 +196,9 @@ def open_session(data: Data, devices: Devices) -> Session:
         tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(config.train.seed)
     with devices.strategy.scope(), _precision(config, devices):
-        model = build_unet(config.network, size=size, channels=channels)
-        evaluated = _average_of(model, config.network, size, channels) if config.train.ema_decay else model
+        build = partial(build_unet, config.network, size=size, channels=channels, slicing=config.slice)
+        model = build()
+        evaluated = _same_again(model, build) if config.train.ema_decay else model
         optimizer = make_optimizer(config.train, model)
     averaged = None if evaluated is model else evaluated
     return Session(
@@ -217,11 +219,11 @@ def open_session(data: Data, devices: Devices) -> Session:
     )
 
 
-def _average_of(model: Model, network: NetworkConfig, size: int, channels: int) -> Model:
-    """A network of the same shape with the same weights."""
-    averaged = build_unet(network, size=size, channels=channels)
-    averaged.set_weights(model.get_weights())
-    return averaged
+def _same_again(model: Model, build: Callable[[], Model]) -> Model:
+    """Another network of the same shape with the same weights."""
+    again = build()
+    again.set_weights(model.get_weights())
+    return again
 
 
 @contextmanager

@@ -9,7 +9,7 @@ first level to the last.
 import math
 from typing import Any
 
-from clotseg.config import NetworkConfig, settled
+from clotseg.config import NetworkConfig, SliceConfig, settled
 from clotseg.errors import ConfigError
 
 Tensor = Any  # TensorFlow and Keras ship no types
@@ -18,13 +18,16 @@ Model = Any
 NORM_EPSILON = 1e-4
 
 
-def build_unet(config: NetworkConfig, *, size: int, channels: int) -> Model:
+def build_unet(
+    config: NetworkConfig, *, size: int, channels: int, slicing: SliceConfig | None = None
+) -> Model:
     """A Keras model with fresh weights.
 
     Args:
-        config: filters, depth, dropout, L2.
+        config: filters, depth, further windows, dropout, L2.
         size: side of the input square in pixels, a multiple of 2**depth.
         channels: input channels, CTA then NCCT.
+        slicing: the windows whose ends are 0 and 1, for further windows to go by; None for the default ones.
 
     Raises:
         ConfigError: the size cannot be halved `depth` times.
@@ -40,7 +43,7 @@ def build_unet(config: NetworkConfig, *, size: int, channels: int) -> Model:
             fix=f"choose a depth of {largest_depth(size)} or less, or another feed.size",
         )
     image = keras.Input((size, size, channels), name="slices")
-    features, skipped = folded(image, config.fold), []
+    features, skipped = folded(in_further_windows(image, config, slicing or SliceConfig()), config.fold), []
     for level in range(levels):
         features = _level(features, filters * 2**level, config)
         skipped.append(features)
@@ -56,6 +59,27 @@ def build_unet(config: NetworkConfig, *, size: int, channels: int) -> Model:
         config.fold**2, 1, config, activation="sigmoid", dtype="float32", bias_initializer=prior
     )
     return keras.Model(image, unfolded(head(features), config.fold), name="unet")
+
+
+def in_further_windows(slices: Tensor, config: NetworkConfig, slicing: SliceConfig) -> Tensor:
+    """Slices [N, H, W, C] in 0…1, and behind them CTA and NCCT in each of the further windows of `config`.
+
+    A window lies within the one that slices were cut to, so in it nothing is lost but what eight bits lost.
+    """
+    import keras
+
+    if not config.cta_windows_hu + config.ncct_windows_hu:
+        return slices
+    shown = [slices]
+    cta, ncct = keras.ops.split(slices, 2, axis=-1)
+    for channels, (low, high), windows in (
+        (cta, slicing.cta_window_hu, config.cta_windows_hu),
+        (ncct, slicing.ncct_window_hu, config.ncct_windows_hu),
+    ):
+        for first, last in windows:
+            hu = channels * (high - low) + low
+            shown.append(keras.ops.clip((hu - first) / (last - first), 0, 1))
+    return keras.layers.Concatenate()(shown)
 
 
 def folded(pixels: Tensor, side: int) -> Tensor:

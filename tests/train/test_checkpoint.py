@@ -6,13 +6,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from clotseg.config import NetworkConfig
+from clotseg.config import NetworkConfig, SliceConfig
 from clotseg.errors import CorruptArtifactError, DataError
 from clotseg.train.checkpoint import (
     DESCRIPTION,
@@ -22,6 +23,7 @@ from clotseg.train.checkpoint import (
     save_checkpoint,
 )
 from clotseg.train.devices import Devices
+from clotseg.train.unet import build_unet
 from tests.train.conftest import SMALL, description, random_slices, random_weights, small_model
 
 REPOSITORY = Path(__file__).parents[2]
@@ -56,6 +58,20 @@ def test_a_loaded_network_predicts_what_the_saved_one_did(saved: Path, model: An
     slices = random_slices(3)
     np.testing.assert_array_equal(loaded(slices, training=False), model(slices, training=False))
     assert (said.network, said.epoch, said.val_dice) == (SMALL, 3, 0.25)
+
+
+def test_a_loaded_network_is_shown_the_windows_that_the_saved_one_was(tmp_path: Path) -> None:
+    """Further windows in HU are cut from slices whose own window is not the default one."""
+    network = replace(SMALL, cta_windows_hu=((0.0, 200.0),))
+    slicing = SliceConfig(cta_window_hu=(-20.0, 280.0))
+    model = build_unet(network, size=16, channels=2, slicing=slicing)
+    otherwise = build_unet(network, size=16, channels=2)
+    otherwise.set_weights(model.get_weights())
+    save_checkpoint(tmp_path / "Best_Model", model, replace(description(), network=network, slicing=slicing))
+    loaded, _ = load_checkpoint(tmp_path / "Best_Model")
+    slices = random_slices(3)
+    np.testing.assert_array_equal(loaded(slices, training=False), model(slices, training=False))
+    assert np.abs(otherwise(slices, training=False) - model(slices, training=False)).max() > 1e-4
 
 
 def test_the_weights_are_named_by_epoch_and_dice_and_the_description_is_plain_json(saved: Path) -> None:

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from clotseg.config import NetworkConfig
+from clotseg.config import NetworkConfig, SliceConfig
 from clotseg.errors import ConfigError
 from clotseg.train.devices import Devices
-from clotseg.train.unet import build_unet
+from clotseg.train.unet import build_unet, in_further_windows
 from tests.train.conftest import random_slices
 
 
@@ -62,6 +63,39 @@ def test_the_untrained_head_expects_clot_with_the_initial_probability(one_cpu: D
     blank = model.predict(np.zeros((1, 32, 32, 2), np.float32), verbose=0)
     np.testing.assert_allclose(blank, 0.02, rtol=1e-5)
     assert {layer.momentum for layer in layers(model, "BatchNormalization")} == {0.75}
+
+
+def test_further_windows_are_shown_as_a_slice_would_be_cut_to_them() -> None:
+    """HU in a window are clip((HU − low) / (high − low)); of three slices each, CTA first, as slices are."""
+    config = NetworkConfig(cta_windows_hu=((0, 200), (100, 300)), ncct_windows_hu=((30, 80),))
+    slicing = SliceConfig(cta_window_hu=(-50, 450), ncct_window_hu=(0, 120), context=1)
+    random = np.random.default_rng(3)
+    cta, ncct = random.uniform(-100, 500, (1, 8, 8, 3)), random.uniform(-20, 150, (1, 8, 8, 3))
+
+    def within(hu: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
+        return np.clip((hu - low) / (high - low), 0, 1)
+
+    slices = np.concatenate([within(cta, -50, 450), within(ncct, 0, 120)], axis=-1)
+    shown = np.asarray(in_further_windows(slices.astype(np.float32), config, slicing))
+    further = [within(cta, 0, 200), within(cta, 100, 300), within(ncct, 30, 80)]
+    np.testing.assert_allclose(shown, np.concatenate([slices, *further], axis=-1), atol=1e-5)
+
+
+def test_a_network_is_shown_its_further_windows() -> None:
+    """One that looks at NCCT from 30 to 80 HU alone does not see what happens below 30."""
+    model = build_unet(NetworkConfig(filters=2, depth=1, ncct_windows_hu=((30, 80),)), size=8, channels=2)
+    first = layers(model, "Conv2D")[0]
+    kernel, bias = first.get_weights()
+    assert kernel.shape[2] == 3
+    kernel[:, :, :2] = 0
+    first.set_weights([kernel, bias])
+    slices = np.random.default_rng(4).uniform(0.35, 0.75, (1, 8, 8, 2)).astype(np.float32)
+    slices[0, 2:5, 2:5, 1] = 0.2
+    darker, brighter = slices.copy(), slices.copy()
+    darker[0, 2:5, 2:5, 1], brighter[0, 2:5, 2:5, 1] = 0.1, 0.5
+    seen, seen_darker, seen_brighter = (model(each).numpy() for each in (slices, darker, brighter))
+    np.testing.assert_array_equal(seen, seen_darker)
+    assert np.abs(seen - seen_brighter).max() > 1e-3
 
 
 def test_levels_on_the_way_up_see_the_same_level_of_the_way_down(reference: Any) -> None:
