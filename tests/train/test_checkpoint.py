@@ -62,7 +62,10 @@ def test_a_loaded_network_predicts_what_the_saved_one_did(saved: Path, model: An
 
 def test_a_loaded_network_is_shown_the_windows_that_the_saved_one_was(tmp_path: Path) -> None:
     """Further windows in HU are cut from slices whose own window is not the default one."""
-    network = replace(SMALL, cta_windows_hu=((0.0, 200.0),))
+    import keras
+
+    keras.utils.set_random_seed(1)
+    network = replace(SMALL, norm="instance", initial_probability=0.5, cta_windows_hu=((0.0, 200.0),))
     slicing = SliceConfig(cta_window_hu=(-20.0, 280.0))
     model = build_unet(network, size=16, channels=2, slicing=slicing)
     otherwise = build_unet(network, size=16, channels=2)
@@ -71,7 +74,7 @@ def test_a_loaded_network_is_shown_the_windows_that_the_saved_one_was(tmp_path: 
     loaded, _ = load_checkpoint(tmp_path / "Best_Model")
     slices = random_slices(3)
     np.testing.assert_array_equal(loaded(slices, training=False), model(slices, training=False))
-    assert np.abs(otherwise(slices, training=False) - model(slices, training=False)).max() > 1e-4
+    assert np.abs(otherwise(slices, training=False) - model(slices, training=False)).max() > 0.01
 
 
 def test_the_weights_are_named_by_epoch_and_dice_and_the_description_is_plain_json(saved: Path) -> None:

@@ -83,7 +83,11 @@ def test_further_windows_are_shown_as_a_slice_would_be_cut_to_them() -> None:
 
 def test_a_network_is_shown_its_further_windows() -> None:
     """One that looks at NCCT from 30 to 80 HU alone does not see what happens below 30."""
-    model = build_unet(NetworkConfig(filters=2, depth=1, ncct_windows_hu=((30, 80),)), size=8, channels=2)
+    import keras
+
+    keras.utils.set_random_seed(1)
+    config = NetworkConfig(filters=8, depth=1, norm="instance", ncct_windows_hu=((30, 80),))
+    model = build_unet(replace(config, initial_probability=0.5), size=8, channels=2)
     first = layers(model, "Conv2D")[0]
     kernel, bias = first.get_weights()
     assert kernel.shape[2] == 3
@@ -95,7 +99,7 @@ def test_a_network_is_shown_its_further_windows() -> None:
     darker[0, 2:5, 2:5, 1], brighter[0, 2:5, 2:5, 1] = 0.1, 0.5
     seen, seen_darker, seen_brighter = (model(each).numpy() for each in (slices, darker, brighter))
     np.testing.assert_array_equal(seen, seen_darker)
-    assert np.abs(seen - seen_brighter).max() > 1e-3
+    assert np.abs(seen - seen_brighter).max() > 0.01
 
 
 def test_levels_on_the_way_up_see_the_same_level_of_the_way_down(reference: Any) -> None:
