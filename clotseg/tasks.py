@@ -65,9 +65,16 @@ def open_workers(runtime: RuntimeConfig, shared_folder: Path, bytes_to_read: int
         with _open_dask(runtime.dask, shared_folder) as cluster:
             yield cluster
         return
-    worth = max(1, min(len(os.sched_getaffinity(0)), bytes_to_read // BYTES_WORTH_A_PROCESS))
-    count = worth if runtime.workers == "auto" else runtime.workers
-    yield ThisProcess() if count == 1 else LocalProcesses(count)
+    if runtime.workers == "auto":
+        yield workers_worth(bytes_to_read // BYTES_WORTH_A_PROCESS)
+    else:
+        yield ThisProcess() if runtime.workers == 1 else LocalProcesses(runtime.workers)
+
+
+def workers_worth(processes: int) -> Workers:
+    """As many processes as the work is worth and there are cores; this one alone for less than two."""
+    count = min(processes, len(os.sched_getaffinity(0)))
+    return LocalProcesses(count) if count > 1 else ThisProcess()
 
 
 class ThisProcess:

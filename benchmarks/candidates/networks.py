@@ -75,7 +75,7 @@ class Builder:
     def __init__(self, config: NetworkConfig, shape: Shape) -> None:
         self._config, self._shape = config, shape
 
-    def network(self, size: int, channels: int, slicing: SliceConfig) -> Any:
+    def network(self, size: int, channels: int, slicing: SliceConfig | None) -> Any:
         config, shape = self._config, self._shape
         image = keras.Input((size, size, channels), name="slices")
         features, answers = in_further_windows(image, config, slicing), []
@@ -179,4 +179,4 @@ def build(
     config: NetworkConfig, *, size: int, channels: int, shape: Shape, slicing: SliceConfig | None = None
 ) -> Any:
     """Takes the place of `build_unet`."""
-    return Builder(config, shape).network(size, channels, slicing or SliceConfig())
+    return Builder(config, shape).network(size, channels, slicing)

@@ -76,8 +76,12 @@ def export(
         largest = _compare(predictor, answers, volumes, description)
         for name, difference in largest.items():
             progress.say("export", format=name, slices=volumes.shape[2], largest_difference=difference)
-        facts = {**_facts(description, flips), "largest_difference": largest, "compared_on": source}
-        facts["cut"] = None if point is None else plain(cut_in_force(config.test, point))
+        facts = {
+            **_facts(description, flips),
+            "cut": None if point is None else plain(cut_in_force(config.test, point)),
+            "largest_difference": largest,
+            "compared_on": source,
+        }
         artifact.write_json(building / FACTS, {"format": artifact.FORMAT, **facts})
         _write_manifest(building, description)
     return {

@@ -133,7 +133,8 @@ def open_networks(
     """What checkpoint folders say of their networks; weights are read when the first case needs them."""
     weights = tuple(read_description(folder).sha256 for folder in folders)
     point = find_point(folders[0], weights, tta=tta)
-    flips = tta if tta is not None else config.test.tta if point is None else point.tta
+    as_tested = config.test.tta if point is None else point.tta
+    flips = as_tested if tta is None else tta
     if point is None:
         progress.say(
             "notice",

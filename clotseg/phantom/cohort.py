@@ -9,7 +9,6 @@ Several processes draw cases where there is enough to draw; which of them draws 
 
 import csv
 import math
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -35,7 +34,7 @@ from clotseg.phantom.case import PhantomCase, make_case
 from clotseg.phantom.geometry import Grid
 from clotseg.phantom.population import SHIFTED, USUAL, Population
 from clotseg.project import Project
-from clotseg.tasks import LocalProcesses, ThisProcess, Workers
+from clotseg.tasks import workers_worth
 
 CODE_VERSION = 1
 MARKER = ".phantom-writing"
@@ -192,7 +191,7 @@ def _write(
     population = SHIFTED if arguments.get("shift") else USUAL
     cases = arguments["cases"]
     tasks = [(project, arguments["seed"], index, grid, scan, population) for index in range(cases)]
-    workers = _workers(cases * math.prod(grid.shape))
+    workers = workers_worth(cases * math.prod(grid.shape) // VOXELS_WORTH_A_PROCESS)
     written = workers.run(_write_case, tasks, lambda index: on_case(_name(index)))
     rows = [case.row for case in written]
     files = [path for case in written for path in case.files]
@@ -212,11 +211,6 @@ def _write(
         },
     )
     marker.unlink()
-
-
-def _workers(voxels: int) -> Workers:
-    processes = min(len(os.sched_getaffinity(0)), voxels // VOXELS_WORTH_A_PROCESS)
-    return LocalProcesses(processes) if processes > 1 else ThisProcess()
 
 
 @dataclass(frozen=True, slots=True)

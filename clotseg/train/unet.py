@@ -43,7 +43,7 @@ def build_unet(
             fix=f"choose a depth of {largest_depth(size)} or less, or another feed.size",
         )
     image = keras.Input((size, size, channels), name="slices")
-    features, skipped = folded(in_further_windows(image, config, slicing or SliceConfig()), config.fold), []
+    features, skipped = folded(in_further_windows(image, config, slicing), config.fold), []
     for level in range(levels):
         features = _level(features, filters * 2**level, config)
         skipped.append(features)
@@ -61,7 +61,7 @@ def build_unet(
     return keras.Model(image, unfolded(head(features), config.fold), name="unet")
 
 
-def in_further_windows(slices: Tensor, config: NetworkConfig, slicing: SliceConfig) -> Tensor:
+def in_further_windows(slices: Tensor, config: NetworkConfig, slicing: SliceConfig | None) -> Tensor:
     """Slices [N, H, W, C] in 0…1, and behind them CTA and NCCT in each of the further windows of `config`.
 
     A window lies within the one that slices were cut to, so in it nothing is lost but what eight bits lost.
@@ -70,6 +70,7 @@ def in_further_windows(slices: Tensor, config: NetworkConfig, slicing: SliceConf
 
     if not config.cta_windows_hu + config.ncct_windows_hu:
         return slices
+    slicing = slicing or SliceConfig()
     shown = [slices]
     cta, ncct = keras.ops.split(slices, 2, axis=-1)
     for channels, (low, high), windows in (
