@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -27,6 +27,7 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 WindowHU = tuple[Finite, Finite]
 Limits = tuple[Finite, Finite]
+Setting = TypeVar("Setting")
 
 
 KEY_SLOTS = 8
@@ -172,6 +173,7 @@ class NetworkConfig:
 
     `cta_windows_hu` and `ncct_windows_hu` are further windows, [low, high] in HU within those of the slices:
     in each of them the network is shown CTA or NCCT once more. It cuts them from the slices it is given.
+    With `auto` they are the usual ones, as far as those of the slices reach.
 
     `norm` instance normalises each channel of each slice by itself (Ulyanov et al. 2016), and batch by the
     batch: with `batch_norm` local by the slices of a replica, synchronised by those of all. Running
@@ -184,8 +186,8 @@ class NetworkConfig:
     filters: Count | Auto = "auto"
     depth: Annotated[int, Field(ge=1, le=7)] | Auto = "auto"
     fold: Literal[1, 2, 4] = 1
-    cta_windows_hu: tuple[WindowHU, ...] = ()
-    ncct_windows_hu: tuple[WindowHU, ...] = ()
+    cta_windows_hu: tuple[WindowHU, ...] | Auto = ()
+    ncct_windows_hu: tuple[WindowHU, ...] | Auto = ()
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     l2: NotNegative = 0.0
     norm: Literal["batch", "instance"] = "batch"
@@ -359,7 +361,7 @@ def _truth_values(settings: Mapping[str, Any], defaults: Any) -> list[str]:
     return findings
 
 
-def settled(value: int | Auto) -> int:
+def settled(value: Setting | Auto) -> Setting:
     """A setting that can no longer be `auto`, as nothing is trained before that is chosen."""
     if value == "auto":
         raise TypeError("a setting is used before it was chosen")
@@ -436,7 +438,8 @@ def _check_together(config: Config) -> None:
         if not low < high:
             problems.append(f"slice.{name}: the low end {low} must lie below the high end {high}")
         further = name.replace("window", "windows")
-        for first, last in getattr(config.network, further):
+        windows = getattr(config.network, further)
+        for first, last in () if windows == "auto" else windows:
             if not low <= first < last <= high:
                 window = f"network.{further}: [{first}, {last}]"
                 problems.append(f"{window} must rise, and lie within slice.{name} = [{low}, {high}]")

@@ -42,6 +42,18 @@ def _half_precision() -> None:
     Devices.have_bfloat16 = property(lambda _: True)
 
 
+def _hard_slices() -> None:
+    from .hard import draw_hard_slices
+
+    draw_hard_slices()
+
+
+def _patches(side: int) -> None:
+    from .patches import train_on_patches
+
+    train_on_patches(side)
+
+
 CHANGES: dict[str, Change] = {
     "context1": Change(settings={"slice.context": 1}),
     "context2": Change(settings={"slice.context": 2}),
@@ -65,9 +77,7 @@ CHANGES: dict[str, Change] = {
         loss="Dice and entropy",
     ),
     "difference": Change(shape={"difference": True}),
-    "windows": Change(
-        settings={"network.cta_windows_hu": ((0, 200),), "network.ncct_windows_hu": ((30, 80),)}
-    ),
+    "no-windows": Change(settings={"network.cta_windows_hu": (), "network.ncct_windows_hu": ()}),
     "two-stage": Change(shape={"stages": 2}, loss="Dice and entropy"),
     "supervised": Change(shape={"supervised": 2}, loss="Dice and entropy"),
     "focal-tversky": Change(loss="focal Tversky"),
@@ -75,6 +85,10 @@ CHANGES: dict[str, Change] = {
     "boundary": Change(loss="boundary"),
     "slice-dice": Change(loss="slice Dice"),
     "entropy10": Change(loss="ten times the entropy"),
+    "hard-slices": Change(more=_hard_slices),
+    "patches48": Change(more=partial(_patches, 48)),
+    "patches64": Change(more=partial(_patches, 64)),
+    "constant-rate": Change(settings={"train.schedule": "constant"}),
     "muon": Change(more=_muon),
     "bfloat16": Change(settings={"train.precision": "bfloat16"}, more=_half_precision),
     "xla": Change(settings={"train.xla": True}),

@@ -4,17 +4,20 @@ What is chosen goes into the run's record, and a run that is gone on with takes 
 would choose otherwise.
 """
 
+import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from clotseg.config import Config, TrainConfig, settled
+from clotseg.config import Config, TrainConfig, WindowHU, settled
 from clotseg.dali.feed import SlicedCohort, padded_size
 from clotseg.prep.cohorts import Cohorts
 from clotseg.telemetry import available_bytes
 from clotseg.train.devices import Devices
 from clotseg.train.unet import largest_depth
+
+Value = int | tuple[WindowHU, ...]
 
 COARSEST_SIDE = 6
 """Pixels a side that the coarsest level keeps; nnU-Net halves down to 4 to 7 (Isensee et al. 2021)."""
@@ -27,6 +30,8 @@ SHARE_OF_SLICES = 0.05
 SHARE_OF_MEMORY = 0.5
 FLOATS_A_PIXEL = 34
 """A training keeps for each pixel and filter: 17 maps at full resolution, as much on all levels below."""
+FURTHER_CTA_HU, FURTHER_NCCT_HU = (0.0, 200.0), (30.0, 80.0)
+"""Where tissue and clot lie in CTA, and a window for strokes in NCCT; docs/recipes.md has what they give."""
 STEPS_ON_GPU, STEPS_ON_CPU = 25_000, 3_000
 FEWEST_EPOCHS, MOST_EPOCHS = 10, 1000
 
@@ -59,11 +64,11 @@ class Choice:
     """A setting by its dotted name, what it was set to, and why."""
 
     setting: str
-    value: int
+    value: Value
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.setting} = {self.value}: {self.reason}"
+        return f"{self.setting} = {json.dumps(self.value)}: {self.reason}"
 
 
 def slices_an_epoch(config: TrainConfig, training: SlicedCohort) -> int:
@@ -156,6 +161,23 @@ def _batch(config: Config, facts: Facts) -> tuple[int, str]:
     return even, reason if even == batch else f"{reason}, shared evenly by {facts.replicas} replicas"
 
 
+def _cta_windows(config: Config, _facts: Facts) -> tuple[Value, str]:
+    return _further("CTA", FURTHER_CTA_HU, config.slice.cta_window_hu)
+
+
+def _ncct_windows(config: Config, _facts: Facts) -> tuple[Value, str]:
+    return _further("NCCT", FURTHER_NCCT_HU, config.slice.ncct_window_hu)
+
+
+def _further(volume: str, usual: WindowHU, sliced: WindowHU) -> tuple[Value, str]:
+    """The usual further window as far as slices reach, unless it would show nothing that they do not."""
+    low, high = max(usual[0], sliced[0]), min(usual[1], sliced[1])
+    whole = f"{volume} from {sliced[0]:g} to {sliced[1]:g} HU"
+    if low >= high or (low, high) == sliced:
+        return (), f"slices have {whole}, and {usual[0]:g} to {usual[1]:g} HU would show nothing more"
+    return ((low, high),), f"where clot and tissue lie, beside {whole}"
+
+
 def _epochs(config: Config, facts: Facts) -> tuple[int, str]:
     steps = STEPS_ON_GPU if facts.on_gpu else STEPS_ON_CPU
     an_epoch = -(-facts.slices_an_epoch // settled(config.train.batch_size))
@@ -163,7 +185,9 @@ def _epochs(config: Config, facts: Facts) -> tuple[int, str]:
     return epochs, f"{steps} steps, of which an epoch has {an_epoch}; at least {FEWEST_EPOCHS}"
 
 
-RULES = (
+RULES: tuple[tuple[str, Callable[[Config, Facts], tuple[Value, str]]], ...] = (
+    ("network.cta_windows_hu", _cta_windows),
+    ("network.ncct_windows_hu", _ncct_windows),
     ("network.depth", _depth),
     ("feed.size", _size),
     ("network.filters", _filters),

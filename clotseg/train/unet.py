@@ -68,14 +68,15 @@ def in_further_windows(slices: Tensor, config: NetworkConfig, slicing: SliceConf
     """
     import keras
 
-    if not config.cta_windows_hu + config.ncct_windows_hu:
+    cta_windows, ncct_windows = settled(config.cta_windows_hu), settled(config.ncct_windows_hu)
+    if not cta_windows + ncct_windows:
         return slices
     slicing = slicing or SliceConfig()
     shown = [slices]
     cta, ncct = keras.ops.split(slices, 2, axis=-1)
     for channels, (low, high), windows in (
-        (cta, slicing.cta_window_hu, config.cta_windows_hu),
-        (ncct, slicing.ncct_window_hu, config.ncct_windows_hu),
+        (cta, slicing.cta_window_hu, cta_windows),
+        (ncct, slicing.ncct_window_hu, ncct_windows),
     ):
         for first, last in windows:
             hu = channels * (high - low) + low

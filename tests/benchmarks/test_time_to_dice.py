@@ -10,6 +10,8 @@ import pytest
 import scipy.ndimage
 import tensorflow as tf
 from candidates import CHANGES, losses, networks, settings_of
+from candidates.hard import Hardness
+from candidates.patches import OnPatches, cropped
 from time_to_dice import (
     Measured,
     Recipe,
@@ -162,6 +164,51 @@ def test_the_losses_agree_with_clotseg_and_with_one_another() -> None:
     for kind in ("focal Tversky", "focal entropy", "slice Dice", "ten times the entropy"):
         perfect = losses.batch_sums(masks, masks, weights, kind=kind)
         assert float(losses.loss_of(perfect, config, kind=kind)) == pytest.approx(0, abs=1e-4)
+
+
+def test_patches_are_squares_of_the_slices_and_hold_clot_where_there_is_one() -> None:
+    tf.random.set_seed(1)
+    pixels = np.arange(32 * 32, dtype=np.float32).reshape(32, 32)
+    images = np.repeat(np.stack([pixels, -pixels], -1)[None], 40, 0)
+    masks = np.zeros((40, 32, 32, 1), np.float32)
+    for slice_, (row, column) in enumerate(np.random.default_rng(2).integers(0, 32, (39, 2))):
+        masks[slice_, row, column] = 1
+    squares, clots = (tensor.numpy() for tensor in cropped(images, masks, 8))
+    assert squares.shape == (40, 8, 8, 2)
+    firsts = squares[:, 0, 0, 0].astype(int)
+    for square, clot, first, mask in zip(squares, clots, firsts, masks, strict=True):
+        within = np.s_[first // 32 : first // 32 + 8, first % 32 : first % 32 + 8]
+        np.testing.assert_array_equal(square[..., 0], pixels[within])
+        np.testing.assert_array_equal(square[..., 1], -pixels[within])
+        np.testing.assert_array_equal(clot, mask[within])
+    np.testing.assert_array_equal(clots.sum((1, 2, 3)), [1] * 39 + [0])
+    assert len(set(firsts)) > 20
+
+
+def test_a_network_on_patches_computes_with_the_weights_of_the_whole_one() -> None:
+    whole, small, alone = (build_unet(SMALL, size=size, channels=2) for size in (32, 16, 16))
+    patches = np.random.default_rng(3).random((2, 16, 16, 2), np.float32)
+    alone.set_weights(whole.get_weights())
+    seen = OnPatches(whole, small)(patches, training=False)
+    np.testing.assert_allclose(seen, alone(patches, training=False), rtol=1e-5)
+
+
+def test_hard_slices_come_up_in_proportion_to_their_last_cross_entropy() -> None:
+    """Records 0 to 3 hold clot, 4 to 9 do not; batches of five have two with clot by filling up."""
+    has_clot = np.arange(10) < 4
+    plain = np.tile(np.arange(4, 10), 1000)
+    filled = np.where(np.arange(6000) % 5 < 2, np.arange(6000) % 4, plain)
+    hardness, random = Hardness(), np.random.default_rng(4)
+    np.testing.assert_array_equal(hardness.order(plain, filled, has_clot, random), filled)
+    probability = np.full((10, 1, 1, 1), 0.9, np.float32)
+    probability[[1, 7]] = 0.9**8
+    hardness.see(tf.constant(probability), tf.ones((10, 1, 1, 1)))
+    hardness.remember(np.arange(10).reshape(1, 10))
+    count = np.bincount(hardness.order(plain, filled, has_clot, random), minlength=10)
+    assert count[:4].sum() == 2400, "no more clots than before"
+    assert count[1] == pytest.approx(2400 * 8 / 11, rel=0.1)
+    # Half of the 3600 others are as before, 600 of each.
+    assert count[7] == pytest.approx(1800 / 6 + 1800 * 8 / 13, rel=0.1)
 
 
 def test_a_summary_counts_misses_and_false_clots_and_when_the_reference_was_reached() -> None:

@@ -62,6 +62,30 @@ def test_what_is_said_stays_and_what_rests_on_it_follows() -> None:
     assert chosen(replace(HEADS, largest_slice=248), said)[0].feed.size == 248
 
 
+@pytest.mark.parametrize(
+    ("sliced", "shown"),
+    [
+        ((-50, 450), ((0, 200),)),
+        ((20, 450), ((20, 200),)),
+        ((-50, 150), ((0, 150),)),
+        ((20, 150), ()),
+        ((0, 200), ()),
+        ((-500, -100), ()),
+        ((200, 900), ()),
+    ],
+)
+def test_further_windows_reach_as_far_as_those_of_the_slices(
+    sliced: tuple[float, float], shown: tuple[tuple[float, float], ...]
+) -> None:
+    """The usual one for CTA is 0 to 200 HU; one that shows no more than the slices do is left out."""
+    auto = NetworkConfig(cta_windows_hu="auto", ncct_windows_hu="auto")
+    config, reasons = chosen(HEADS, Config(network=auto, slice=SliceConfig(cta_window_hu=sliced)))
+    assert config.network.cta_windows_hu == shown
+    assert config.network.ncct_windows_hu == ((30, 80),), "they have a window of their own"
+    assert f"slices have CTA from {sliced[0]} to {sliced[1]} HU" in reasons["network.cta_windows_hu"] or shown
+    assert f"beside CTA from {sliced[0]} to {sliced[1]} HU" in reasons["network.cta_windows_hu"] or not shown
+
+
 def test_a_size_that_cannot_be_halved_often_makes_for_a_shallow_network() -> None:
     config, reasons = chosen(HEADS, Config(feed=FeedConfig(size=264)))
     assert (config.feed.size, config.network.depth) == (264, 3)
@@ -122,7 +146,7 @@ def test_choices_are_told_and_recorded_and_a_run_keeps_them(
 ) -> None:
     config = Config(
         slice=SliceConfig(slices_per_shard=8),
-        network=NetworkConfig(filters=4),
+        network=NetworkConfig(filters=4, cta_windows_hu="auto"),
         train=TrainConfig(train_samples=8, epochs=1),
         runtime=RuntimeConfig(gpus=0),
     )
@@ -131,14 +155,17 @@ def test_choices_are_told_and_recorded_and_a_run_keeps_them(
     said = capsys.readouterr().err
     run = Run(project.root / result["run"])
     record = read_record(run)
-    assert record["chosen"].keys() == {"network.depth", "feed.size", "train.batch_size"}
+    settings = {"network.cta_windows_hu", "network.depth", "feed.size", "train.batch_size"}
+    assert record["chosen"].keys() == settings
     for setting, reason in record["chosen"].items():
         assert f"{setting} = " in said
         assert reason in said
     kept = resumed_config(project, run, {})
     assert (kept.network.depth, kept.feed.size) == (2, 32)
+    assert kept.network.cta_windows_hu == ((0, 200),)
     network = json.loads((run.best / "network.json").read_text())
     assert (network["network"]["depth"], network["size"]) == (2, 32)
+    assert network["network"]["cta_windows_hu"] == [[0, 200]]
     again = train_or_reuse(project, config, PlainProgress(), PlainTrainingView())
     assert again["run"] == result["run"], "the same was asked for"
     other = replace(config, feed=FeedConfig(size=64))
