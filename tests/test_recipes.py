@@ -25,9 +25,7 @@ def test_without_a_word_the_default_recipe_holds_and_its_file_says_what_it_is() 
     config = load_config(NO_FILE)
     assert config == load_config(NO_FILE, {"train.recipe": "default"})
     assert config.train == TrainConfig()
-    assert config.network == NetworkConfig(
-        fold=2, norm="instance", cta_windows_hu="auto", ncct_windows_hu="auto"
-    )
+    assert config.network == NetworkConfig(fold=2, norm="instance")
     changes = {"selection", "vertical_flip", "blur", "clahe", "noise_gaussian"}
     changes |= {"brightness_limit", "contrast_limit", "gamma_limit"}
     plain, chosen = asdict(AugmentConfig()), asdict(config.augment)
