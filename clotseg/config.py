@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from clotseg.config_rules import broken_rules
 from clotseg.errors import ConfigError
 from clotseg.recipes import DEFAULT_RECIPE, read_recipe
 
@@ -81,6 +80,23 @@ class FeedConfig:
     """The square that slices are centre-padded to, in pixels; `auto` is the smallest that holds them all."""
 
     size: Count | Auto = "auto"
+
+
+LIMITS = (
+    *("brightness_limit", "contrast_limit", "gamma_limit", "clahe_limit"),
+    *("rotation_degrees", "scale_limit", "shift_pixels", "elastic_period_pixels"),
+    *("noise_gaussian_sd", "noise_poisson_factor"),
+)
+"""Of [augment]: the lowest and the highest that is drawn."""
+ABOVE_ZERO = (
+    "gamma_limit",
+    "clahe_limit",
+    "scale_limit",
+    "elastic_period_pixels",
+    "noise_gaussian_sd",
+    "noise_poisson_factor",
+)
+"""Those of them that are of no use at 0 or below."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -302,8 +318,7 @@ def load_config(file: Path, overrides: Mapping[str, Any] | None = None) -> Confi
         settings.setdefault(section, {})[key] = value
     if given:
         config = _validate(settings, where="command line")
-    if problems := broken_rules(config):
-        raise ConfigError("some settings do not go together", details=problems)
+    _check_together(config)
     return config
 
 
@@ -402,3 +417,57 @@ def _findings(error: ValidationError) -> list[str]:
         place = ".".join(str(part) for part in item["loc"][:2])
         lines.setdefault(f"{place} = {item['input']!r}", []).append(item["msg"])
     return [f"{place}: {', or '.join(dict.fromkeys(messages))}" for place, messages in lines.items()]
+
+
+def _check_together(config: Config) -> None:
+    """Rules that tie several settings together."""
+    problems = []
+    if not config.split.folds and config.split.train_perc + config.split.val_perc >= 1:
+        problems.append("split: train_perc + val_perc must leave something for the test cohort (below 1)")
+    if config.split.folds == 1 or config.split.fold > max(config.split.folds, 1):
+        problems.append(
+            f"split.fold = {config.split.fold} of split.folds = {config.split.folds}: "
+            "there must be 2 folds or more, and fold is one of 1 to folds"
+        )
+    if config.split.file and (config.split.folds or config.split.stratify):
+        problems.append("split.file says who belongs where: it cannot go with split.folds or split.stratify")
+    if len(set(config.split.stratify)) != len(config.split.stratify):
+        problems.append("split.stratify: names a property twice")
+    for name in ("cta_window_hu", "ncct_window_hu"):
+        low, high = getattr(config.slice, name)
+        if not low < high:
+            problems.append(f"slice.{name}: the low end {low} must lie below the high end {high}")
+        further = name.replace("window", "windows")
+        windows = getattr(config.network, further)
+        for first, last in () if windows == "auto" else windows:
+            if not low <= first < last <= high:
+                window = f"network.{further}: [{first}, {last}]"
+                problems.append(f"{window} must rise, and lie within slice.{name} = [{low}, {high}]")
+    for name in LIMITS:
+        low, high = getattr(config.augment, name)
+        if not low <= high:
+            problems.append(f"augment.{name}: the low end {low} must not lie above the high end {high}")
+    for name in ABOVE_ZERO:
+        if getattr(config.augment, name)[0] <= 0:
+            problems.append(f"augment.{name}: must be above 0")
+    size, depth, batch = config.feed.size, config.network.depth, config.train.batch_size
+    step = 2 * config.network.fold if depth == "auto" else 2**depth
+    if size != "auto" and size % step:
+        times = f"{'at least ' if depth == 'auto' else ''}{step.bit_length() - 1} times"
+        problems.append(
+            f"feed.size = {size}: slices are halved {times}, so the size must be a multiple of {step}"
+        )
+    if depth != "auto" and 2**depth <= config.network.fold:
+        problems.append(f"network.fold = {config.network.fold} leaves no level of network.depth = {depth}")
+    if batch != "auto" and batch % config.runtime.replicas:
+        replicas = config.runtime.replicas
+        uneven = f"train.batch_size = {batch} cannot be shared evenly by {replicas} replicas"
+        problems.append(f"{uneven}; nearest: {nearest_batches(batch, replicas)}")
+    if problems:
+        raise ConfigError("some settings do not go together", details=problems)
+
+
+def nearest_batches(batch_size: int, replicas: int) -> str:
+    """The batch sizes below and above that replicas can share evenly, for people."""
+    below = batch_size // replicas * replicas
+    return " or ".join(str(size) for size in (below, below + replicas) if size)

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clotseg.config import Config, SliceConfig, settled
-from clotseg.config_rules import nearest_batches
+from clotseg.config import Config, SliceConfig, nearest_batches, settled
 from clotseg.dali.feed import FeedSettings, SlicedCohort, open_cohort, padded_size
 from clotseg.errors import ConfigError
 from clotseg.prep.cohorts import Cohorts, read_cohorts
