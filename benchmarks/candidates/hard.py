@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
+
+from .losses import right_probability
 
 Tensor = Any  # TensorFlow ships no types
 
@@ -20,16 +23,12 @@ class Hardness:
     """The cross-entropy that each record had when it was last trained on; one device only."""
 
     def __init__(self) -> None:
-        import tensorflow as tf
-
         self._of_batch = tf.Variable([0.0], shape=tf.TensorShape([None]), trainable=False)
         self._of_record: dict[int, float] = {}
 
     def see(self, probability: Tensor, masks: Tensor) -> None:
         """Within a step."""
-        import tensorflow as tf
-
-        right = tf.clip_by_value(masks * probability + (1 - masks) * (1 - probability), 1e-7, 1.0)
+        right = right_probability(probability, masks)
         self._of_batch.assign(-tf.reduce_sum(tf.math.log(right), (1, 2, 3)))
 
     def remember(self, uids: NDArray[np.int64]) -> None:

@@ -28,7 +28,7 @@ def batch_sums(probability: Tensor, masks: Tensor, weights: Tensor, *, kind: str
         over = (1, 2, 3)
         overlap, predicted = tf.reduce_sum(answer * masks, over), tf.reduce_sum(answer, over)
         truth = tf.reduce_sum(masks, over)
-        right = tf.clip_by_value(masks * answer + (1 - masks) * (1 - answer), SMALLEST, 1 - SMALLEST)
+        right = right_probability(answer, masks)
         entropy = -tf.math.log(right)
         has_clot = tf.cast(truth > 0, tf.float32)
         dice = has_clot * (2 * overlap + 1) / (predicted + truth + 1)
@@ -37,6 +37,11 @@ def batch_sums(probability: Tensor, masks: Tensor, weights: Tensor, *, kind: str
         parts = (overlap, predicted, truth, tf.reduce_sum(entropy, over), focal, dice, has_clot, away)
         sums += [tf.reduce_sum(part * weights) for part in parts]
     return tf.stack([*sums, tf.reduce_sum(weights) * tf.cast(tf.size(masks[0]), tf.float32)])
+
+
+def right_probability(probability: Tensor, masks: Tensor) -> Tensor:
+    """What each pixel was given for what it is; its negative logarithm is the cross-entropy."""
+    return tf.clip_by_value(masks * probability + (1 - masks) * (1 - probability), SMALLEST, 1 - SMALLEST)
 
 
 def _distance(masks: Tensor) -> Tensor:

@@ -7,15 +7,18 @@ patch's size computes, with the weights of the one for whole slices.
 from functools import partial
 from typing import Any
 
+import tensorflow as tf
+
 Tensor = Any  # TensorFlow ships no types
 Model = Any
 
 
 class OnPatches:
-    """The network for whole slices to all who ask, but for what it computes."""
+    """The network for whole slices to all who ask, but for what it computes, and the layers that do so."""
 
     def __init__(self, whole: Model, small: Model) -> None:
         self._whole, self._small = whole, small
+        self.layers = small.layers
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._whole, name)
@@ -28,8 +31,6 @@ class OnPatches:
 
 def cropped(images: Tensor, masks: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """Squares [N, side, side, …] of slices [N, H, W, …] and their masks, at random."""
-    import tensorflow as tf
-
     count, height = tf.shape(masks)[0], masks.shape[1]
     clot = tf.reshape(masks[..., 0], (count, -1))
     # The largest of random numbers among the pixels with clot is that of any of them.
@@ -60,13 +61,8 @@ def train_on_patches(side: int) -> None:
         builds.append(partial(build, config, size=side, channels=channels, slicing=slicing))
         return build(config, size=size, channels=channels, slicing=slicing)
 
-    def on_patches(
-        self: step.TrainStep, devices: Any, model: Model, averaged: Any, optimizer: Any, config: Any
-    ) -> None:
-        small = builds[0]()
-        begin(self, devices, model, averaged, optimizer, config)
-        self._model = OnPatches(model, small)
-        self._dropout = [layer.seed_generator for layer in small.layers if hasattr(layer, "seed_generator")]
+    def on_patches(self: step.TrainStep, devices: Any, model: Model, *others: Any) -> None:
+        begin(self, devices, OnPatches(model, builds[0]()), *others)
 
     def on_replica(self: step.TrainStep, images: Tensor, masks: Tensor, *others: Any) -> Tensor:
         return take(self, *cropped(images, masks, side), *others)
