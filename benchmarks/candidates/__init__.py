@@ -81,6 +81,8 @@ CHANGES: dict[str, Change] = {
     "cta-window": Change(settings={"network.cta_windows_hu": "auto"}),
     "ncct-window": Change(settings={"network.ncct_windows_hu": "auto"}),
     "two-stage": Change(shape={"stages": 2}, loss="Dice and entropy"),
+    "crop32": Change(shape={"stages": 2, "crop": 32}, loss="Dice and entropy"),
+    "crop48": Change(shape={"stages": 2, "crop": 48}, loss="Dice and entropy"),
     "supervised": Change(shape={"supervised": 2}, loss="Dice and entropy"),
     "focal-tversky": Change(loss="focal Tversky"),
     "focal-entropy": Change(loss="focal entropy"),

@@ -35,6 +35,8 @@ class Shape:
         difference: whether CTA minus NCCT is a channel, too.
         stages: 2 for a network that says where the clot may be, from squares of four pixels a side, and a
             second one that is told; both are asked for an answer.
+        crop: side in pixels of the square, around where the first network sees most, that the second one is
+            given at full resolution; its answer holds there, and that of the first elsewhere. 0 for all.
     """
 
     block: str = "plain"
@@ -46,6 +48,7 @@ class Shape:
     refined: int = 0
     difference: bool = False
     stages: int = 1
+    crop: int = 0
 
 
 class WithDifference(keras.layers.Layer):
@@ -60,6 +63,43 @@ class WithMirrored(keras.layers.Layer):
 
     def call(self, features: Tensor) -> Tensor:
         return tf.concat([features, tf.reverse(features, [2])], -1)
+
+
+class SquareAround(keras.layers.Layer):
+    """Where the square of a side with the most probability lies: `rows` and `columns`, int32 [N, side]."""
+
+    def __init__(self, side: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._side = side
+
+    def call(self, probability: Tensor) -> tuple[Tensor, Tensor]:
+        # What lies in the middle of the square counts, not its rim: the clot may grow in the second stage.
+        middle = self._side // 2
+        near = tf.nn.avg_pool2d(tf.stop_gradient(tf.cast(probability, tf.float32)), middle, 1, "SAME")
+        size = probability.shape[1]
+        best = tf.argmax(tf.reshape(near, (-1, size * size)), -1, tf.int32)
+        return self._steps(best // size, size), self._steps(best % size, size)
+
+    def _steps(self, centre: Tensor, size: int) -> Tensor:
+        first = tf.clip_by_value(centre - self._side // 2, 0, size - self._side)
+        return first[:, None] + tf.range(self._side)
+
+
+class Cut(keras.layers.Layer):
+    """Slices [N, size, size, C] and where; what lies there, [N, side, side, C]."""
+
+    def call(self, slices: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        return tf.gather(tf.gather(slices, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1)
+
+
+class PutBack(keras.layers.Layer):
+    """An answer for slices [N, size, size, 1], with that for squares [N, side, side, 1] in its place."""
+
+    def call(self, whole: Tensor, square: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        of_rows, of_columns = (tf.one_hot(at, whole.shape[1]) for at in (rows, columns))
+        put = tf.einsum("nrs,nrc,nct->nst", of_rows, square[..., 0], of_columns)[..., None]
+        inside = tf.reduce_sum(of_rows, 1)[:, :, None, None] * tf.reduce_sum(of_columns, 1)[:, None, :, None]
+        return whole * (1 - inside) + put
 
 
 class OnlyFirst(keras.layers.Layer):
@@ -87,6 +127,9 @@ class Builder:
             coarse = self._decoded(features, 2 * config.fold, answers)
             answers.append(self._answer(coarse, 2 * config.fold))
             features = keras.layers.Concatenate()([features, answers[-1]])
+            if shape.crop:
+                answers.insert(0, self._refined_within(features, answers[-1]))
+                return keras.Model(image, OnlyFirst()(keras.layers.Concatenate()(answers)), name="unet")
         decoded = self._decoded(features, config.fold, answers)
         if shape.refined:
             decoded = self._convolved(decoded, shape.refined * config.fold**2, 1)
@@ -97,6 +140,12 @@ class Builder:
         if answers:
             answer = OnlyFirst()(keras.layers.Concatenate()([answer, *reversed(answers)]))
         return keras.Model(image, answer, name="unet")
+
+    def _refined_within(self, features: Tensor, coarse: Tensor) -> Tensor:
+        """The answer of the first stage, and within a square that of a second one at full resolution."""
+        rows, columns = SquareAround(min(self._shape.crop, features.shape[1]))(coarse)
+        square = self._answer(self._decoded(Cut()(features, rows, columns), 1, []))
+        return PutBack(dtype="float32")(coarse, square, rows, columns)
 
     def _decoded(self, pixels: Tensor, fold: int, answers: list[Tensor]) -> Tensor:
         """Features of the first level, on the way up; adds the answers of coarser levels to the list."""

@@ -122,6 +122,30 @@ def test_a_difference_is_that_of_cta_and_ncct() -> None:
     np.testing.assert_array_equal(difference[..., 2], slices[..., 0] - slices[..., 1])
 
 
+def test_a_square_lies_around_the_most_probable_place_and_within_the_slice() -> None:
+    probability = np.full((2, 24, 24, 1), 0.01, np.float32)
+    probability[0, 10:13, 14:17] = 0.9
+    probability[1, 0:2, 22:24] = 0.9
+    rows, columns = (at.numpy() for at in networks.SquareAround(8)(probability))
+    assert {10, 11, 12} <= set(rows[0])
+    assert {14, 15, 16} <= set(columns[0])
+    assert rows[1].tolist() == list(range(8))
+    assert columns[1].tolist() == list(range(16, 24))
+
+
+def test_what_is_cut_out_is_put_back_where_it_was() -> None:
+    slices = np.random.default_rng(1).random((2, 12, 12, 1), np.float32)
+    rows, columns = np.array([np.arange(3, 7), np.arange(4)]), np.array([np.arange(8, 12), np.arange(5, 9)])
+    square = networks.Cut()(slices, rows, columns).numpy()
+    np.testing.assert_array_equal(square[0], slices[0, 3:7, 8:12])
+    np.testing.assert_array_equal(square[1], slices[1, :4, 5:9])
+    expected = slices.copy()
+    expected[0, 3:7, 8:12] += 1
+    expected[1, :4, 5:9] += 1
+    put = networks.PutBack()(slices, square + 1, rows, columns).numpy()
+    np.testing.assert_allclose(put, expected, atol=1e-6)
+
+
 def test_boundary_loss_weighs_by_the_distance_from_the_clot() -> None:
     random = np.random.default_rng(1)
     masks = np.zeros((2, 24, 24, 1), np.float32)
