@@ -11,7 +11,7 @@ demo: environment  ## phantom cohort → prep → train → test → report, in 
 	$(VENV)/bin/clotseg demo
 
 test: environment  ## all tests; a quick round is `.venv/bin/pytest -m "not slow"`
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest --numprocesses 2 --dist loadfile
 
 check: environment  ## style, formatting and types
 	$(VENV)/bin/ruff check .
