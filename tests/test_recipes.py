@@ -25,9 +25,8 @@ def test_without_a_word_the_default_recipe_holds_and_its_file_says_what_it_is() 
     config = load_config(NO_FILE)
     assert config == load_config(NO_FILE, {"train.recipe": "default"})
     assert config.train == TrainConfig()
-    assert config.network == NetworkConfig(fold=2, norm="instance")
-    changes = {"selection", "vertical_flip", "blur", "clahe", "noise_gaussian"}
-    changes |= {"brightness_limit", "contrast_limit", "gamma_limit"}
+    assert config.network == NetworkConfig(fold=2, norm="instance", cta_windows_hu="auto")
+    changes = {"selection", "vertical_flip", "brightness_limit", "blur", "clahe", "noise_gaussian"}
     plain, chosen = asdict(AugmentConfig()), asdict(config.augment)
     assert {name for name in plain if plain[name] != chosen[name]} == changes
     assert (config.slice, config.feed) == (Config().slice, Config().feed)

@@ -77,8 +77,7 @@ CHANGES: dict[str, Change] = {
         loss="Dice and entropy",
     ),
     "difference": Change(shape={"difference": True}),
-    "windows": Change(settings={"network.cta_windows_hu": "auto", "network.ncct_windows_hu": "auto"}),
-    "cta-window": Change(settings={"network.cta_windows_hu": "auto"}),
+    "no-windows": Change(settings={"network.cta_windows_hu": ()}),
     "ncct-window": Change(settings={"network.ncct_windows_hu": "auto"}),
     "two-stage": Change(shape={"stages": 2}, loss="Dice and entropy"),
     "crop32": Change(shape={"stages": 2, "crop": 32}, loss="Dice and entropy"),
@@ -103,6 +102,14 @@ CHANGES: dict[str, Change] = {
     ),
     "no-augment": Change(settings={"augment.probability": 0.0}),
     "warp": Change(settings={"augment.warp": 0.5}),
+    "noise16": Change(settings={"augment.noise_gaussian_sd": (1.0, 16.0)}),
+    "milder": Change(
+        settings={
+            "augment.brightness_limit": (-0.05, 0.05),
+            "augment.contrast_limit": (-0.1, 0.1),
+            "augment.gamma_limit": (0.9, 1.1),
+        }
+    ),
     "no-noise": Change(settings={"augment.noise_gaussian": 0.0}),
     "blurred": Change(settings={"augment.blur": 0.5, "augment.clahe": 0.5}),
     "balanced": Change(settings={"slice.slices": "balanced"}),
