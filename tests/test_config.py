@@ -50,7 +50,7 @@ def test_without_a_file_the_default_settings_are_in_force(tmp_path):
     assert (config.split.train_perc, config.split.val_perc, config.split.seed) == (0.6, 0.2, 1)
     assert (config.slice.cta_window_hu, config.slice.ncct_window_hu) == ((-50, 450), (0, 100))
     assert config.feed.size == config.network.filters == config.network.depth == "auto"
-    assert (config.augment.probability, config.augment.gamma_limit) == (0.8, (0.9, 1.1))
+    assert (config.augment.probability, config.augment.brightness_limit) == (0.8, (-0.1, 0.1))
     assert config.train.batch_size == config.train.epochs == "auto"
     assert (config.network.dropout, config.train.learning_rate) == (0.1, 2e-3)
     assert config.train.dice_smooth == 1
